@@ -1,0 +1,333 @@
+"""Configuration as frozen classes: every field with its unit, its default and its limits.
+
+`TopicConfig` uses Kafka's names with underscores for dots (`retention.ms` is `retention_ms`),
+because clients read and write them; `BrokerConfig` groups what belongs to this broker. Building
+one checks every field at once and raises `ConfigError` with all mistakes found. Reading text
+(command line, environment, files) into these classes lives in `trio_broker.cli.configuration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, Self
+
+import attrs
+from attrs import field, frozen
+
+from trio_broker.errors import ConfigError
+
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+class Durability(StrEnum):
+    """What an acknowledgement means; each mode's possible loss is stated in docs/reference."""
+
+    FSYNC = "fsync"  # on stable storage: power loss loses nothing acknowledged
+    INTERVAL = "interval"  # on stable storage within `flush_interval_ms` or `flush_interval_bytes`
+    OS = "os"  # handed to the kernel, as Apache Kafka does: survives a crash of the process only
+
+
+class TimestampType(StrEnum):
+    """Who sets a record's timestamp (Kafka: message.timestamp.type)."""
+
+    CREATE_TIME = "CreateTime"
+    LOG_APPEND_TIME = "LogAppendTime"
+
+
+def _limits(least: float, most: float) -> dict[str, Any]:
+    return {"least": least, "most": most}
+
+
+def _bounded(default: float, least: float, most: float, *, help: str) -> Any:  # noqa: A002, ANN401
+    """Declare a number with its limits, which `_check_fields` enforces."""
+    return field(default=default, metadata={**_limits(least, most), "help": help})
+
+
+def _described(default: object, *, help: str) -> Any:  # noqa: A002, ANN401
+    return field(default=default, metadata={"help": help})
+
+
+def _check_fields(instance: object, prefix: str = "") -> list[str]:
+    """Return one sentence for each field of an attrs instance that is outside its limits."""
+    faults = []
+    for attribute in attrs.fields(type(instance)):
+        value = getattr(instance, attribute.name)
+        name = f"{prefix}{attribute.name}"
+        if attrs.has(type(value)):
+            faults += _check_fields(value, f"{name}.")
+            continue
+        least = attribute.metadata.get("least")
+        if least is None:
+            continue
+        most = attribute.metadata["most"]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            faults.append(f"{name} must be a number, not {value!r}")
+        elif not least <= value <= most:
+            faults.append(f"{name} must be between {least} and {most}, not {value}")
+    return faults
+
+
+@frozen(kw_only=True)
+class TopicConfig:
+    """Configuration of one topic; field names are Kafka's with '_' for '.'."""
+
+    retention_ms: int = _bounded(7 * DAY_MS, -1, INT64_MAX, help="delete segments older; -1: never")
+    retention_bytes: int = _bounded(
+        -1, -1, INT64_MAX, help="delete oldest segments above this size per partition; -1: no limit"
+    )
+    segment_bytes: int = _bounded(GIB, KIB, INT32_MAX, help="roll to a new segment at this size")
+    segment_ms: int = _bounded(7 * DAY_MS, 1, INT64_MAX, help="roll to a new segment at this age")
+    index_interval_bytes: int = _bounded(
+        4 * KIB, 0, INT32_MAX, help="log bytes between two entries of the offset index"
+    )
+    max_message_bytes: int = _bounded(
+        1_048_588, 0, INT32_MAX, help="largest record batch accepted, with its 12-byte prefix"
+    )
+    cleanup_policy: str = _described("delete", help="delete (compact is not supported yet)")
+    compression_type: str = _described("producer", help="producer: batches are stored as sent")
+    message_timestamp_type: TimestampType = _described(
+        TimestampType.CREATE_TIME, help="CreateTime or LogAppendTime"
+    )
+    message_timestamp_before_max_ms: int = _bounded(
+        INT64_MAX, 0, INT64_MAX, help="refuse records this much older than now"
+    )
+    message_timestamp_after_max_ms: int = _bounded(
+        3_600_000, 0, INT64_MAX, help="refuse records this much newer than now"
+    )
+    min_insync_replicas: int = _bounded(1, 1, INT32_MAX, help="replicas that acks=all waits for")
+    file_delete_delay_ms: int = _bounded(
+        60_000, 0, INT64_MAX, help="deleted segments keep their bytes on disk this long"
+    )
+    durability: Durability | None = _described(
+        None, help="fsync, interval or os; unset: the broker's storage.durability"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse values outside their limits, all at once."""
+        faults = _check_fields(self)
+        if self.cleanup_policy != "delete":
+            faults.append(f"cleanup_policy {self.cleanup_policy!r} is not supported, use 'delete'")
+        if self.compression_type != "producer":
+            faults.append("compression_type must be 'producer': batches are stored as sent")
+        if faults:
+            raise ConfigError(faults)
+
+
+def kafka_config_name(attribute_name: str) -> str:
+    """Return Kafka's name of a `TopicConfig` field: ``retention_ms`` is ``retention.ms``."""
+    return attribute_name.replace("_", ".")
+
+
+def _integer(text: str) -> int:
+    return int(text)
+
+
+def _optional_durability(text: str) -> Durability | None:
+    return Durability(text) if text else None
+
+
+_TOPIC_PARSERS: Mapping[str, Callable[[str], object]] = {
+    "cleanup_policy": str,
+    "compression_type": str,
+    "message_timestamp_type": TimestampType,
+    "durability": _optional_durability,
+}
+
+
+def parse_topic_configs(
+    configs: Mapping[str, str], defaults: TopicConfig | None = None
+) -> TopicConfig:
+    """Build a `TopicConfig` from Kafka's names and text values, over `defaults`.
+
+    Raises:
+        ConfigError: naming each key that is unknown or whose value is not acceptable.
+    """
+    known = {kafka_config_name(a.name): a.name for a in attrs.fields(TopicConfig)}
+    faults: list[str] = []
+    values: dict[str, Any] = {}
+    for name, text in configs.items():
+        attribute_name = known.get(name)
+        if attribute_name is None:
+            faults.append(f"unknown topic config {name!r}")
+            continue
+        parser = _TOPIC_PARSERS.get(attribute_name, _integer)
+        try:
+            values[attribute_name] = parser(text)
+        except ValueError:
+            faults.append(f"invalid value {text!r} for topic config {name}")
+    if faults:
+        raise ConfigError(faults)
+    return attrs.evolve(defaults or TopicConfig(), **values)
+
+
+def topic_config_text(value: object) -> str:
+    """Return a `TopicConfig` value as Kafka writes it."""
+    return "" if value is None else str(value)
+
+
+@frozen(kw_only=True)
+class NetworkConfig:
+    """Sockets and frames."""
+
+    connections_max: int = _bounded(10_000, 1, 1_000_000, help="connections open at once")
+    connections_per_address_max: int = _bounded(1_000, 1, 1_000_000, help="the same per client IP")
+    connection_idle_seconds: float = _bounded(600, 1, 1e6, help="close after this long without use")
+    frame_seconds_max: float = _bounded(30, 1, 1e6, help="a started request must arrive within")
+    send_stall_seconds_max: float = _bounded(
+        30, 1, 1e6, help="close a client that takes nothing of its response for this long"
+    )
+    produce_frame_bytes_max: int = _bounded(
+        100 * MIB, KIB, INT32_MAX, help="largest Produce request (Kafka: socket.request.max.bytes)"
+    )
+    frame_bytes_max: int = _bounded(4 * MIB, KIB, INT32_MAX, help="largest request of other APIs")
+    produce_requests_in_flight_max: int = _bounded(5, 1, 1000, help="per connection")
+    produce_bytes_in_flight_max: int = _bounded(8 * MIB, KIB, INT32_MAX, help="per connection")
+    request_memory_bytes: int = _bounded(
+        256 * MIB, MIB, INT64_MAX, help="requests being received or waiting for the disk, in all"
+    )
+    response_memory_bytes: int = _bounded(
+        128 * MIB, MIB, INT64_MAX, help="fetch responses being sent, in all"
+    )
+    fetch_bytes_max: int = _bounded(
+        57_671_680, KIB, INT32_MAX, help="largest fetch response (Kafka: fetch.max.bytes)"
+    )
+
+
+@frozen(kw_only=True)
+class StorageConfig:
+    """Disks."""
+
+    durability: Durability = _described(Durability.FSYNC, help="default mode of topics")
+    shards_per_log_dir: int = _bounded(2, 1, 64, help="writers, each with a thread, per log dir")
+    commit_bytes_max: int = _bounded(8 * MIB, 64 * KIB, GIB, help="bytes in one group commit")
+    write_queue_bytes_max: int = _bounded(64 * MIB, MIB, GIB, help="bytes queued per shard")
+    flush_interval_ms: int = _bounded(100, 1, 60_000, help="durability=interval: flush at this age")
+    flush_interval_bytes: int = _bounded(
+        MIB, 4 * KIB, GIB, help="durability=interval: flush at this many unflushed bytes"
+    )
+    flush_age_max_ms: int = _bounded(
+        1_000, 1, 60_000, help="durability=interval: writes wait above this unflushed age"
+    )
+    recovery_point_bytes: int = _bounded(
+        64 * MIB, MIB, GIB, help="write a recovery point after this many bytes of a log"
+    )
+    operation_seconds_max: float = _bounded(
+        30, 0.1, 3600, help="a system call slower than this takes its shard offline"
+    )
+    open_files_max: int = _bounded(
+        0, 0, 1_000_000, help="descriptors for segments; 0: half of RLIMIT_NOFILE"
+    )
+
+
+@frozen(kw_only=True)
+class LimitsConfig:
+    """Bounds on what clients may create."""
+
+    partitions_max: int = _bounded(10_000, 1, 1_000_000, help="partitions on this broker")
+    partitions_per_topic_max: int = _bounded(1_000, 1, 100_000, help="partitions of one topic")
+    producer_ids_per_partition_max: int = _bounded(
+        10_000, 5, 10_000_000, help="idempotent producers remembered per partition"
+    )
+    producer_id_expiration_ms: int = _bounded(
+        86_400_000, 1, INT64_MAX, help="forget an idempotent producer after this long"
+    )
+    offset_metadata_bytes_max: int = _bounded(4096, 0, INT32_MAX, help="per committed offset")
+    groups_max: int = _bounded(10_000, 1, 10_000_000, help="consumer groups")
+
+
+@frozen(kw_only=True)
+class GroupConfig:
+    """Consumer groups and their offsets."""
+
+    offsets_topic_partitions: int = _bounded(
+        4, 1, 1000, help="partitions of __consumer_offsets when it is first created"
+    )
+    offsets_topic_segment_bytes: int = _bounded(
+        100 * MIB, KIB, INT32_MAX, help="segment size of __consumer_offsets"
+    )
+
+
+@frozen(kw_only=True)
+class BrokerConfig:
+    """Everything a broker needs to know before it starts.
+
+    Attributes:
+        data_dir: directory of the metadata store and, unless `log_dirs` is given, of the logs.
+        log_dirs: directories of logs, one per disk.
+        listeners: addresses to bind, ``host:port``; port 0 picks a free one. Empty: no sockets.
+        advertised: address clients are told to use, ``host:port``; None: the bound address.
+        node_id: this broker's id.
+        cluster_id: None: generated at the first start and then kept.
+    """
+
+    data_dir: str = _described("data", help="directory of metadata and, by default, of logs")
+    log_dirs: tuple[str, ...] = _described((), help="directories of logs; empty: data_dir/logs")
+    listeners: tuple[str, ...] = _described(("127.0.0.1:9092",), help="addresses to bind")
+    advertised: str | None = _described(None, help="address told to clients")
+    node_id: int = _bounded(0, 0, INT32_MAX, help="id of this broker")
+    cluster_id: str | None = _described(None, help="id of the cluster, generated if unset")
+    auto_create_topics: bool = _described(True, help="create topics that clients ask for")
+    num_partitions: int = _bounded(1, 1, 100_000, help="partitions of topics created without")
+    shutdown_seconds_max: float = _bounded(30, 0.1, 3600, help="deadline of an orderly stop")
+    topic: TopicConfig = field(factory=TopicConfig, metadata={"help": "defaults of topics"})
+    network: NetworkConfig = field(factory=NetworkConfig)
+    storage: StorageConfig = field(factory=StorageConfig)
+    limits: LimitsConfig = field(factory=LimitsConfig)
+    group: GroupConfig = field(factory=GroupConfig)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse values outside their limits, all at once."""
+        faults = _check_fields(self)
+        faults += [
+            fault for text in self.listeners if (fault := _address_fault("listeners", text))
+        ]
+        if self.advertised and (fault := _address_fault("advertised", self.advertised)):
+            faults.append(fault)
+        if self.advertised is None and any(
+            text.rpartition(":")[0] in {"0.0.0.0", "[::]", "::", ""}  # noqa: S104 - refused here
+            for text in self.listeners
+        ):
+            faults.append(
+                "listeners: an address that means 'every interface' cannot be told to clients; "
+                "set 'advertised' to the host:port that they can reach"
+            )
+        if faults:
+            raise ConfigError(faults)
+
+    @property
+    def log_directories(self) -> tuple[str, ...]:
+        """Where logs live: `log_dirs`, or the default inside `data_dir`."""
+        return self.log_dirs or (f"{self.data_dir}/logs",)
+
+    def with_values(self, **changes: Any) -> Self:  # noqa: ANN401 - attrs.evolve's own signature
+        """Return a copy with some fields replaced."""
+        return attrs.evolve(self, **changes)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split ``host:port`` (``[v6]:port`` for IPv6).
+
+    Raises:
+        ValueError: there is no port, or it is not one.
+    """
+    host, separator, port_text = text.rpartition(":")
+    if not separator:
+        raise ValueError(f"{text!r} is not host:port")
+    port = int(port_text)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port} is not between 0 and 65535")
+    return host.strip("[]"), port
+
+
+def _address_fault(name: str, text: str) -> str | None:
+    try:
+        split_address(text)
+    except ValueError as error:
+        return f"{name}: {text!r} is not an address like 127.0.0.1:9092 ({error})"
+    return None

@@ -1,0 +1,300 @@
+"""The seam between the broker and the machine: what `Host` offers, and on what terms.
+
+Everything that touches disk, network, wall clock, randomness or threads goes through these
+protocols. `trio_broker.host.real` implements them with system calls,
+`trio_broker.testing.sim` with a simulated machine. Monotonic time is Trio's own clock.
+
+Disk work is described as a *job*: a generator that yields calls of the synchronous `FileSystem`
+and `File` methods and is sent their results. A `Lane` runs jobs, one at a time, in order:
+
+- the real lane drives the whole generator on its own thread, so a job of several calls costs one
+  hop and never blocks the event loop;
+- the simulated lane drives it on the event loop and treats each yielded call as one step that can
+  be delayed, fail, or be the moment of a crash.
+
+A job may not touch state of the event loop while it runs: it gets what it needs as arguments and
+returns what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    import random
+    from uuid import UUID
+
+    import trio
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+#: One step of a job: a bound method of File or FileSystem (or pure code), and its arguments.
+Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
+#: Disk work: yields calls, is sent each result (or thrown each OSError), returns a T.
+Job: TypeAlias = Generator[Call, Any, T]
+
+#: Most buffers that one vectored write may carry (IOV_MAX on Linux).
+WRITE_BUFFERS_MAX = 1024
+
+
+class Space(NamedTuple):
+    """Room on the filesystem of a path. Free counts what an unprivileged process may use."""
+
+    total_bytes: int
+    free_bytes: int
+    free_inodes: int
+
+
+class FileInfo(NamedTuple):
+    """What `FileSystem.stat` says of a path."""
+
+    size_bytes: int
+    modified_ms: int
+    is_directory: bool
+
+
+class OpenFile(NamedTuple):
+    """One row of the handle ledger: a file that is open now, and whose it is."""
+
+    path: str
+    owner: str
+    opened_at: float
+
+
+class File(Protocol):
+    """One open file. Synchronous: call only inside a job, except where a method says otherwise.
+
+    Every method may raise OSError. Two operations on one file never overlap (lanes see to that).
+    """
+
+    @property
+    def path(self) -> str:
+        """Path given to `FileSystem.open`."""
+
+    @property
+    def owner(self) -> str:
+        """Who must close it, for example ``replica/<topic id>-0``."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes, tracked, never a system call. Safe on the event loop."""
+
+    def write_at(self, offset: int, buffers: Sequence[Buffer]) -> int:
+        """Write at most `WRITE_BUFFERS_MAX` buffers with one system call; return the bytes written.
+
+        May write less than asked (a nearly full disk): use `jobs.append_all`, which loops.
+        """
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes, or fewer only at the end of the file."""
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        """Return what `read_at` would if no disk access is needed, else None. Never blocks.
+
+        Safe on the event loop. None also where the filesystem cannot tell (tmpfs, macOS).
+        """
+
+    def truncate(self, size: int) -> None:
+        """Cut (or extend with zeros) to `size` bytes."""
+
+    def sync(self) -> None:
+        """Make everything written so far durable (fdatasync).
+
+        After a failure the file is tainted: each further call raises OSError(EIO) at once.
+        """
+
+    def close(self) -> None:
+        """Give the descriptor back. Idempotent. Safe on the event loop.
+
+        While a job's call on this file is still in a system call, the descriptor is kept until
+        that call returns, since its number must not be used again under a running thread.
+        """
+
+
+class DirectoryLock(Protocol):
+    """An exclusive lock on a directory, held until `release`."""
+
+    def release(self) -> None:
+        """Let go. Idempotent."""
+
+
+class FileSystem(Protocol):
+    """Names and space. Synchronous: call only inside a job, except where a method says otherwise.
+
+    Every method may raise OSError. A name is durable only after `sync_directory` of its parent.
+    """
+
+    def open(
+        self, path: str, owner: str, *, create: bool = False, read_only: bool = False
+    ) -> File:
+        """Open for reading and writing. `create` makes a missing file (mode 0600), never truncates.
+
+        Refuses to follow a symbolic link as the last component.
+        """
+
+    def rename(self, source: str, target: str) -> None:
+        """Atomically give `source` the name `target`, replacing a file of that name."""
+
+    def unlink(self, path: str) -> None:
+        """Remove the name of a file. Its space returns when its last descriptor closes."""
+
+    def make_directory(self, path: str, *, exist_ok: bool = False) -> None:
+        """Create one directory (mode 0700); its parent must exist."""
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+
+    def list_directory(self, path: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+
+    def stat(self, path: str) -> FileInfo | None:
+        """Describe a path without following a link, or return None if there is none."""
+
+    def sync_directory(self, path: str) -> None:
+        """Make the names created, renamed and removed in this directory durable."""
+
+    def space(self, path: str) -> Space:
+        """Return the room on the filesystem that holds `path`."""
+
+    def lock_directory(self, path: str, description: str) -> DirectoryLock:
+        """Lock `path`/.lock (flock); `description` is written into it for people to read.
+
+        Raises:
+            LogDirInUse: someone else holds it; the message says who.
+        """
+
+    def open_files(self) -> Sequence[OpenFile]:
+        """Return every file open through this object. Safe on the event loop."""
+
+
+class Lane(Protocol):
+    """Runs disk jobs one after another, in order of arrival."""
+
+    @property
+    def name(self) -> str:
+        """Name for logs and thread listings."""
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the system call now running has been running, 0.0 if none is. For health."""
+
+    async def serve(
+        self, *, task_status: trio.TaskStatus[None] = ...
+    ) -> None:
+        """Deliver results until cancelled. The task tree starts it before the first `run`.
+
+        On cancellation queued jobs fail with StuckIO or end, and the thread is told to end; it is
+        not waited for when a system call holds it.
+        """
+
+    async def run(self, job: Job[T]) -> T:
+        """Run a job to its end and return its result, or raise what it raised.
+
+        Cancellation is delivered only before the job starts: then nothing of it was done. Once
+        started it is awaited, at most for the lane's operation deadline per system call.
+
+        Raises:
+            StuckIO: the deadline passed; the call still runs and files it uses are tainted.
+        """
+
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        """Run one call as a job of its own."""
+
+
+class Stream(Protocol):
+    """A connected byte stream. One task receives; sends are never concurrent with each other."""
+
+    @property
+    def peer(self) -> str:
+        """Remote address for logs and quotas, ``host:port``."""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes, put at most len(buffer) of them into it, return how many (0: end).
+
+        Cancellation: nothing was received. Raises trio.BrokenResourceError, ClosedResourceError.
+        """
+
+    def send_nowait(self, buffer: Buffer) -> int:
+        """Hand over what fits without waiting; return the number of bytes (possibly 0).
+
+        Raises trio.BrokenResourceError, ClosedResourceError.
+        """
+
+    async def send_vectored(self, buffers: Sequence[Buffer]) -> None:
+        """Send all buffers in order. Cancellation: an unknown part was sent; close the stream."""
+
+    def close(self) -> None:
+        """Close at once, in both directions. Idempotent; wakes tasks waiting in this stream."""
+
+
+class Listener(Protocol):
+    """A bound address that accepts connections."""
+
+    @property
+    def host(self) -> str:
+        """Address bound to."""
+
+    @property
+    def port(self) -> int:
+        """Port bound to, the real one where 0 was asked for."""
+
+    async def accept(self) -> Stream:
+        """Wait for the next connection. May raise OSError (EMFILE, ENFILE, ECONNABORTED, ...)."""
+
+    def close(self) -> None:
+        """Stop listening; a waiting `accept` raises trio.ClosedResourceError. Idempotent."""
+
+
+class Network(Protocol):
+    """Sockets, real or simulated."""
+
+    async def listen(self, host: str, port: int) -> Sequence[Listener]:
+        """Bind every address `host` resolves to. Raises OSError naming the address."""
+
+    async def connect(self, host: str, port: int) -> Stream:
+        """Connect. Raises OSError."""
+
+
+class WallClock(Protocol):
+    """Civil time: for record timestamps and retention only, never for deadlines."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the Unix epoch; may jump in both directions."""
+
+
+class Entropy(Protocol):
+    """Where randomness comes from."""
+
+    def random(self, stream: str) -> random.Random:
+        """Return a generator for the named purpose; the same object for the same name."""
+
+    def uuid(self) -> UUID:
+        """Return a fresh random (version 4) UUID, never one that Kafka reserves."""
+
+
+@frozen
+class Host:
+    """The machine a broker runs on. Passed explicitly; there is no global one.
+
+    Attributes:
+        name: for logs, and for telling simulated machines apart.
+        fs: files and directories.
+        network: sockets.
+        wall: civil time.
+        entropy: randomness.
+        open_lane: makes a lane with that name; arguments are (name, operation deadline seconds).
+        simulated: True on a simulated machine; `open_broker` checks it against the clock in use.
+    """
+
+    name: str
+    fs: FileSystem
+    network: Network
+    wall: WallClock
+    entropy: Entropy
+    open_lane: Callable[[str, float], Lane]
+    simulated: bool = False
