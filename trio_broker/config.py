@@ -44,16 +44,16 @@ def _limits(least: float, most: float) -> dict[str, Any]:
     return {"least": least, "most": most}
 
 
-def _bounded(default: float, least: float, most: float, *, help: str) -> Any:  # noqa: A002, ANN401
+def _bounded(default: float, least: float, most: float, *, help: str) -> Any:  # noqa: A002
     """Declare a number with its limits, which `_check_fields` enforces."""
     return field(default=default, metadata={**_limits(least, most), "help": help})
 
 
-def _described(default: object, *, help: str) -> Any:  # noqa: A002, ANN401
+def _described(default: object, *, help: str) -> Any:  # noqa: A002
     return field(default=default, metadata={"help": help})
 
 
-def _check_fields(instance: object, prefix: str = "") -> list[str]:
+def _check_fields(instance: attrs.AttrsInstance, prefix: str = "") -> list[str]:
     """Return one sentence for each field of an attrs instance that is outside its limits."""
     faults = []
     for attribute in attrs.fields(type(instance)):
@@ -284,9 +284,7 @@ class BrokerConfig:
     def __attrs_post_init__(self) -> None:
         """Refuse values outside their limits, all at once."""
         faults = _check_fields(self)
-        faults += [
-            fault for text in self.listeners if (fault := _address_fault("listeners", text))
-        ]
+        faults += [fault for text in self.listeners if (fault := _address_fault("listeners", text))]
         if self.advertised and (fault := _address_fault("advertised", self.advertised)):
             faults.append(fault)
         if self.advertised is None and any(
@@ -305,7 +303,7 @@ class BrokerConfig:
         """Where logs live: `log_dirs`, or the default inside `data_dir`."""
         return self.log_dirs or (f"{self.data_dir}/logs",)
 
-    def with_values(self, **changes: Any) -> Self:  # noqa: ANN401 - attrs.evolve's own signature
+    def with_values(self, **changes: Any) -> Self:
         """Return a copy with some fields replaced."""
         return attrs.evolve(self, **changes)
 

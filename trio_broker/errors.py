@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ErrorCode(IntEnum):
-    """Kafka's protocol error codes that this broker knows (org.apache.kafka.common.protocol.Errors)."""
+    """Kafka's error codes that this broker knows (org.apache.kafka.common.protocol.Errors)."""
 
     UNKNOWN_SERVER_ERROR = -1
     NONE = 0

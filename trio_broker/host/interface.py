@@ -129,9 +129,7 @@ class FileSystem(Protocol):
     Every method may raise OSError. A name is durable only after `sync_directory` of its parent.
     """
 
-    def open(
-        self, path: str, owner: str, *, create: bool = False, read_only: bool = False
-    ) -> File:
+    def open(self, path: str, owner: str, *, create: bool = False, read_only: bool = False) -> File:
         """Open for reading and writing. `create` makes a missing file (mode 0600), never truncates.
 
         Refuses to follow a symbolic link as the last component.
@@ -183,9 +181,7 @@ class Lane(Protocol):
     def stuck_seconds(self) -> float:
         """How long the system call now running has been running, 0.0 if none is. For health."""
 
-    async def serve(
-        self, *, task_status: trio.TaskStatus[None] = ...
-    ) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
         """Deliver results until cancelled. The task tree starts it before the first `run`.
 
         On cancellation queued jobs fail with StuckIO or end, and the thread is told to end; it is
