@@ -177,6 +177,18 @@ class BrokerCrashed(TrioBrokerError):  # noqa: N818
     """
 
 
+class CorruptRecords(TrioBrokerError):  # noqa: N818 - states a fact about bytes, see StorageError
+    """The bytes of a batch are not the records that its header promises."""
+
+
+class DecompressionFailed(CorruptRecords):
+    """Compressed records are damaged, or larger than the caller was ready to accept."""
+
+
+class CodecUnavailable(TrioBrokerError):  # noqa: N818
+    """A compression codec needs a library that is not installed."""
+
+
 class StorageError(TrioBrokerError):
     """The machine's disk, or what is on it, failed."""
 

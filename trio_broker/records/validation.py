@@ -48,7 +48,7 @@ class BatchFault(NamedTuple):
     message: str
 
 
-def validate_produced(  # noqa: PLR0911 - one return for each kind of fault
+def validate_produced(
     buffer: memoryview,
     *,
     max_message_bytes: int,
@@ -103,9 +103,7 @@ def validate_produced(  # noqa: PLR0911 - one return for each kind of fault
     return _header_fault(header, now_ms - before_max_ms, now_ms + after_max_ms) or header
 
 
-def check_stored(  # noqa: PLR0911 - one return for each kind of fault
-    buffer: Buffer, position: int
-) -> BatchHeader | str:
+def check_stored(buffer: Buffer, position: int) -> BatchHeader | str:
     """Check a batch read back from a log, where compaction may have removed records.
 
     Args:
