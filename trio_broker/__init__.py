@@ -5,3 +5,93 @@ pulls in nothing else.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing
+if TYPE_CHECKING:
+    from trio_broker.broker import Broker, open_broker, serve
+    from trio_broker.config import (
+        BrokerConfig,
+        Durability,
+        GroupConfig,
+        LimitsConfig,
+        NetworkConfig,
+        StorageConfig,
+        TimestampType,
+        TopicConfig,
+    )
+    from trio_broker.errors import (
+        BrokerClosed,
+        BrokerCrashed,
+        ConfigError,
+        ErrorCode,
+        RequestError,
+        StorageError,
+        TrioBrokerError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Broker",
+    "BrokerClosed",
+    "BrokerConfig",
+    "BrokerCrashed",
+    "ConfigError",
+    "Durability",
+    "ErrorCode",
+    "GroupConfig",
+    "LimitsConfig",
+    "NetworkConfig",
+    "RequestError",
+    "StorageConfig",
+    "StorageError",
+    "TimestampType",
+    "TopicConfig",
+    "TrioBrokerError",
+    "open_broker",
+    "serve",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Broker", "open_broker", "serve"), "trio_broker.broker"),
+    **dict.fromkeys(
+        (
+            "BrokerConfig",
+            "Durability",
+            "GroupConfig",
+            "LimitsConfig",
+            "NetworkConfig",
+            "StorageConfig",
+            "TimestampType",
+            "TopicConfig",
+        ),
+        "trio_broker.config",
+    ),
+    **dict.fromkeys(
+        (
+            "BrokerClosed",
+            "BrokerCrashed",
+            "ConfigError",
+            "ErrorCode",
+            "RequestError",
+            "StorageError",
+            "TrioBrokerError",
+        ),
+        "trio_broker.errors",
+    ),
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'trio_broker' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -166,18 +166,18 @@ class RequestError(TrioBrokerError):
         self.message = message
 
 
-class BrokerClosed(TrioBrokerError):  # noqa: N818 - states a fact, as trio.ClosedResourceError's siblings do
+class BrokerClosed(TrioBrokerError):
     """The broker is stopping or has stopped, and the call was not carried out."""
 
 
-class BrokerCrashed(TrioBrokerError):  # noqa: N818
+class BrokerCrashed(TrioBrokerError):
     """The broker failed for a reason that no boundary of its task tree may absorb.
 
     The cause (one exception, or a group) is `__cause__`.
     """
 
 
-class CorruptRecords(TrioBrokerError):  # noqa: N818 - states a fact about bytes, see StorageError
+class CorruptRecords(TrioBrokerError):
     """The bytes of a batch are not the records that its header promises."""
 
 
@@ -185,7 +185,7 @@ class DecompressionFailed(CorruptRecords):
     """Compressed records are damaged, or larger than the caller was ready to accept."""
 
 
-class CodecUnavailable(TrioBrokerError):  # noqa: N818
+class CodecUnavailable(TrioBrokerError):
     """A compression codec needs a library that is not installed."""
 
 
@@ -193,7 +193,7 @@ class StorageError(TrioBrokerError):
     """The machine's disk, or what is on it, failed."""
 
 
-class AppendFailed(StorageError):  # noqa: N818
+class AppendFailed(StorageError):
     """A write did not complete; the file was cut back to where it began.
 
     Attributes:
@@ -209,7 +209,7 @@ class AppendFailed(StorageError):  # noqa: N818
         self.cut_back = cut_back
 
 
-class SyncFailed(StorageError):  # noqa: N818
+class SyncFailed(StorageError):
     """fsync failed: what was written since the last one may be lost, and must not be synced again.
 
     Retrying would report success for pages that the kernel has already dropped (Rebello et al.,
@@ -223,21 +223,25 @@ class SyncFailed(StorageError):  # noqa: N818
         self.errno = error_number
 
 
-class StuckIO(StorageError):  # noqa: N818
+class StuckIO(StorageError):
     """A system call outlived its deadline; the file stays untouched until that call returns."""
 
 
-class CorruptLog(StorageError):  # noqa: N818
+class CorruptLog(StorageError):
     """Acknowledged bytes of a log are damaged; nothing was truncated."""
 
 
-class LogDirFailed(StorageError):  # noqa: N818
+class CorruptMetadata(StorageError):
+    """What the metadata store holds is damaged or makes no sense; nothing was changed."""
+
+
+class LogDirFailed(StorageError):
     """A whole log dir is offline."""
 
 
-class LogDirInUse(StorageError):  # noqa: N818
+class LogDirInUse(StorageError):
     """Another process (or another broker in this one) holds the lock of a directory."""
 
 
-class FormatTooNew(StorageError):  # noqa: N818
+class FormatTooNew(StorageError):
     """The data was written by a newer version of this package, which this one must not touch."""
