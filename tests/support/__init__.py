@@ -1,0 +1,1 @@
+"""What tests that run a real server share: processes, disks, histories, raw bytes."""

@@ -1,0 +1,119 @@
+"""Disks that a test can take away: an ext4 filesystem in a file, mounted on a loop device.
+
+It can lose power (`cut_power`: whatever was not synced is gone after the next `mount`) and it can
+hang (`frozen`: writes block until it thaws). Needs root and loop devices, see
+`tests.support.requirements`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from tests.support.waiting import wait_until
+
+#: EXT4_IOC_SHUTDOWN of linux/fs/ext4/ext4.h, _IOR('X', 125, __u32). Its argument 2 is
+#: EXT4_GOING_FLAGS_NOLOGFLUSH: not even the journal is written, as when the power goes.
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_NO_LOG_FLUSH = 2
+
+_UNMOUNT_SECONDS = 20.0
+
+
+@attrs.define
+class LoopDisk:
+    """An ext4 filesystem of its own.
+
+    Attributes:
+        image: the file that holds it.
+        mount_point: the directory where it is seen.
+    """
+
+    image: Path
+    mount_point: Path
+    is_mounted: bool = False
+
+    def mount(self) -> None:
+        """Mount it; after a power cut this replays the journal, as a booting machine does."""
+        _run("mount", "-t", "ext4", "-o", "loop,noatime", str(self.image), str(self.mount_point))
+        self.is_mounted = True
+
+    def unmount(self) -> None:
+        """Unmount it; every process that has files open there must be gone."""
+
+        def unmounted() -> bool:
+            return _succeeds("umount", str(self.mount_point))
+
+        wait_until(unmounted, seconds=_UNMOUNT_SECONDS, what=f"umount {self.mount_point}")
+        self.is_mounted = False
+
+    def cut_power(self) -> None:
+        """Shut the filesystem down at once: what was not synced will not be there again.
+
+        Every later operation fails with EIO until `unmount` and `mount`.
+        """
+        descriptor = os.open(self.mount_point, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(descriptor)
+
+    def remount(self) -> None:
+        """Unmount and mount, as a reboot does after `cut_power`."""
+        self.unmount()
+        self.mount()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Hang every write (and fsync) for the length of the block. Always thaws."""
+        _run("fsfreeze", "--freeze", str(self.mount_point))
+        try:
+            yield
+        finally:
+            _run("fsfreeze", "--unfreeze", str(self.mount_point))
+
+
+@contextmanager
+def loop_disk(
+    directory: Path, *, name: str = "disk", size_bytes: int = 1 << 30
+) -> Iterator[LoopDisk]:
+    """Make a filesystem in a (sparse) file under `directory`, mounted for the length of the block.
+
+    Processes that use it must have ended when the block does.
+    """
+    image = directory / f"{name}.img"
+    mount_point = directory / name
+    mount_point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    _run("mkfs.ext4", "-q", "-F", "-m0", "-E", "lazy_itable_init=1", str(image))
+    disk = LoopDisk(image, mount_point)
+    disk.mount()
+    try:
+        yield disk
+    finally:
+        if disk.is_mounted:
+            disk.unmount()
+        image.unlink()
+
+
+def sync_all() -> None:
+    """Write everything that is cached to its disk, so that a test starts from a known state."""
+    os.sync()
+
+
+def _run(*command: str) -> None:
+    result = subprocess.run(command, capture_output=True, check=False)
+    if result.returncode != 0:
+        raise OSError(f"{' '.join(command)}: {result.stderr.decode(errors='replace').strip()}")
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
