@@ -33,7 +33,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-#: One step of a job: a bound method of File or FileSystem (or pure code), and its arguments.
+#: One step of a job: a bound method of File or FileSystem (or pure code), and its arguments. Where
+#: keywords are needed the function is a `functools.partial` of the method.
 Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 #: Disk work: yields calls, is sent each result (or thrown each OSError), returns a T.
 Job: TypeAlias = Generator[Call, Any, T]
@@ -59,7 +60,10 @@ class FileInfo(NamedTuple):
 
 
 class OpenFile(NamedTuple):
-    """One row of the handle ledger: a file that is open now, and whose it is."""
+    """One row of the handle ledger: a file that is open now, and whose it is.
+
+    `opened_at` is civil time in seconds since the Unix epoch, for people.
+    """
 
     path: str
     owner: str
@@ -93,7 +97,7 @@ class File(Protocol):
     def read_at(self, offset: int, length: int) -> bytes:
         """Return `length` bytes, or fewer only at the end of the file."""
 
-    def read_cached(self, offset: int, length: int) -> bytes | None:
+    def read_cached(self, offset: int, length: int) -> Buffer | None:
         """Return what `read_at` would if no disk access is needed, else None. Never blocks.
 
         Safe on the event loop. None also where the filesystem cannot tell (tmpfs, macOS).

@@ -1,0 +1,274 @@
+"""One real file: positional reads and writes, sync, and a close that waits for a hung call.
+
+Owns a descriptor. Made by `file_system.RealFileSystem.open`; used by jobs on a lane's thread, and
+by the event loop only through `size`, `read_cached` and `close`. It knows nothing of Trio.
+
+A descriptor number must never be given back while a thread is inside a system call on it: the next
+file opened would get the number, and the old call, once it goes on, would write into it. So every
+operation is counted in and out, and `close` leaves the descriptor to the last one that goes out.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from trio_broker.errors import StuckIO
+from trio_broker.host.interface import WRITE_BUFFERS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio_broker.host.interface import Buffer
+    from trio_broker.host.ledger import FileLedger
+
+_log = logging.getLogger(__name__)
+
+#: Linux: read only what is in the page cache, else EAGAIN (preadv2(2)). 0: no such flag here.
+_READ_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
+#: What the system answers where kernel or filesystem do not know a flag or command (preadv2 with
+#: RWF_NOWAIT on tmpfs and overlayfs).
+_UNKNOWN_HERE = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+#: macOS: fsync alone leaves the bytes in the drive's own cache (fsync(2) there).
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+_HAS_VECTORED_WRITE = hasattr(os, "pwritev")
+
+
+def make_durable(descriptor: int, *, data_only: bool) -> None:
+    """Flush a file or directory through every cache that the system knows of.
+
+    Args:
+        descriptor: what to flush.
+        data_only: leave out metadata that reading does not need (fdatasync), where that exists.
+    """
+    if _FULL_SYNC is not None:
+        try:
+            fcntl.fcntl(descriptor, _FULL_SYNC)
+        except OSError as error:
+            if error.errno not in _UNKNOWN_HERE | {errno.ENOTTY}:
+                raise
+        else:
+            return
+    if data_only:
+        _sync_data(descriptor)
+    else:
+        os.fsync(descriptor)
+
+
+class RealFile:
+    """An open file; the terms are those of `interface.File`.
+
+    Attributes:
+        path: as given to `open`.
+        owner: who must close it.
+        size: length in bytes, as far as this object knows: nobody else writes to the file.
+        opened_at: civil time in seconds, for people.
+    """
+
+    __slots__ = (
+        "path",
+        "owner",
+        "size",
+        "opened_at",
+        "_descriptor",
+        "_device",
+        "_ledger",
+        "_lock",
+        "_calls",
+        "_is_closed",
+        "_is_stuck",
+        "_is_tainted",
+    )
+
+    def __init__(
+        self,
+        path: str,
+        owner: str,
+        descriptor: int,
+        *,
+        size: int,
+        device: int,
+        opened_at: float,
+        ledger: FileLedger,
+    ) -> None:
+        """Take over `descriptor`.
+
+        Args:
+            path: see the attributes.
+            owner: see the attributes.
+            descriptor: closed by this object from now on.
+            size: see the attributes.
+            device: the filesystem (st_dev).
+            opened_at: see the attributes.
+            ledger: where this file is entered until its descriptor is gone.
+        """
+        self.path = path
+        self.owner = owner
+        self.size = size
+        self.opened_at = opened_at
+        self._descriptor = descriptor
+        self._device = device
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._is_closed = False
+        self._is_stuck = False
+        self._is_tainted = False
+        ledger.add(self)
+
+    def __repr__(self) -> str:
+        marks = [f"size={self.size}"]
+        if self._is_closed:
+            marks.append("closing" if self._calls else "closed")
+        if self._is_stuck:
+            marks.append("stuck")
+        if self._is_tainted:
+            marks.append("tainted")
+        return f"<RealFile {self.path!r} of {self.owner} {' '.join(marks)}>"
+
+    @property
+    def is_in_call(self) -> bool:
+        """True while a thread is in a system call on this file."""
+        return self._calls > 0
+
+    def write_at(self, offset: int, buffers: Sequence[Buffer]) -> int:
+        """Write `buffers` with one system call; return the bytes written, perhaps too few."""
+        assert len(buffers) <= WRITE_BUFFERS_MAX
+        descriptor = self._begin()
+        try:
+            if _HAS_VECTORED_WRITE:
+                written = os.pwritev(descriptor, buffers, offset)
+            else:
+                written = os.pwrite(descriptor, b"".join(buffers), offset)
+        finally:
+            self._end()
+        self.size = max(self.size, offset + written)
+        return written
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`, or fewer only at the end of the file."""
+        descriptor = self._begin()
+        try:
+            content = os.pread(descriptor, length, offset)
+            if len(content) == length or not content:
+                return content
+            parts = [content]
+            missing = length - len(content)
+            while missing:  # a system call reads at most 2 GiB, and may be interrupted
+                content = os.pread(descriptor, missing, offset + length - missing)
+                if not content:
+                    break
+                parts.append(content)
+                missing -= len(content)
+        finally:
+            self._end()
+        return b"".join(parts)
+
+    def read_cached(self, offset: int, length: int) -> bytearray | None:
+        """Return what `read_at` would, if the page cache holds all of it, else None."""
+        if not (_READ_NOWAIT and self._ledger.may_read_nowait(self._device)):
+            return None
+        try:
+            descriptor = self._begin()
+        except (OSError, StuckIO):
+            return None  # read_at will say why
+        # One allocation, filled once and handed on as it is: a `bytes` would cost another copy.
+        content = bytearray(length)
+        try:
+            count = os.preadv(descriptor, [content], offset, _READ_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in _UNKNOWN_HERE:
+                self._ledger.refuses_nowait(self._device)
+            return None  # any other fault: read_at will meet it too, where it can be waited for
+        finally:
+            self._end()
+        if count < length:
+            if offset + count < self.size:
+                return None  # the rest is not in memory
+            del content[count:]
+        return content
+
+    def truncate(self, size: int) -> None:
+        """Cut (or extend with zeros) to `size` bytes."""
+        descriptor = self._begin()
+        try:
+            os.ftruncate(descriptor, size)
+        finally:
+            self._end()
+        self.size = size
+
+    def sync(self) -> None:
+        """Make everything written so far durable; a failure taints the file for good."""
+        descriptor = self._begin()
+        try:
+            make_durable(descriptor, data_only=True)
+        except OSError:
+            # The kernel has marked the pages clean: another fsync would report success for bytes
+            # that are lost, and a read might still show them (Rebello et al., ATC 2020).
+            self._is_tainted = True
+            raise
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """Give the descriptor back, as soon as no call is in it. Idempotent.
+
+        Closing the last descriptor of a file that was unlinked frees its blocks, which takes disk
+        time: close before unlinking, or close in a job.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if self._calls:
+                return  # the call's `_end` gives the descriptor back
+        self._give_back()
+
+    def mark_stuck(self) -> None:
+        """Refuse every further operation until the one now running has returned."""
+        with self._lock:
+            if self._calls:
+                self._is_stuck = True
+
+    def _begin(self) -> int:
+        """Count an operation in and return the descriptor, or say why it may not be used."""
+        with self._lock:
+            if self._is_closed:
+                raise OSError(errno.EBADF, "file is closed", self.path)
+            if self._is_tainted:
+                raise OSError(errno.EIO, "an fsync of this file has failed", self.path)
+            if self._is_stuck:
+                message = f"{self.path}: an earlier call on this file has not returned"
+                raise StuckIO(message)
+            self._calls += 1
+            return self._descriptor
+
+    def _end(self) -> None:
+        with self._lock:
+            self._calls -= 1
+            if self._calls:
+                return
+            self._is_stuck = False
+            is_closed = self._is_closed
+        if is_closed:
+            self._give_back()
+        else:
+            self._ledger.call_ended()
+
+    def _give_back(self) -> None:
+        """Close the descriptor. Reached once: by `close`, or by the last call after it."""
+        try:
+            os.close(self._descriptor)
+        except OSError as error:
+            # The number is free all the same (close(2)). What mattered was synced before.
+            _log.warning("closing %s: %s", self.path, error)
+        finally:
+            self._descriptor = -1
+            self._ledger.remove(self)
