@@ -1,0 +1,280 @@
+"""One client connection: its stream, and the order of its replies.
+
+Only Produce requests overlap: up to a bound of requests and bytes they wait in the write queues
+together, and their replies leave in request order as commits complete. Every other request waits
+for those before it and is answered before the next is read (as Kafka does it). There is no task,
+cancel scope or channel per request.
+
+The connection task receives, parses and handles. Replies to Produce leave from whichever task
+resolves the last slot, with one non-blocking send; only if the socket is full does a second task
+take over until it is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.handlers.produce import ProduceInFlight, start_produce
+from trio_broker.broker.handlers.table import answer
+from trio_broker.errors import ProtocolError
+from trio_broker.wire.api import ApiKey
+from trio_broker.wire.frames import FrameSplitter
+from trio_broker.wire.headers import decode_request_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from trio_broker.broker.session import Session
+    from trio_broker.broker.state import BrokerState
+    from trio_broker.host.interface import Buffer, Stream
+    from trio_broker.wire.headers import RequestHeader
+
+logger = logging.getLogger("trio_broker.connection")
+
+#: A reply is handed to the socket in pieces of this size, each with a deadline of its own.
+SEND_PIECE_BYTES = 1024 * 1024
+#: A connection lets others run after this many bytes of requests.
+FAIRNESS_BYTES = 256 * 1024
+
+
+class Connection:
+    """One accepted stream and what is under way on it.
+
+    Attributes:
+        session: who the client is.
+        scope: covers the connection's whole task; cancelling it closes the connection.
+        deadline: Trio time at which the reaper closes the connection for what it now waits for:
+            the next request, the rest of a started one, or room for a reply.
+        close_reason: why it closed, for the log.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_in_flight_bytes",
+        "_intake_scope",
+        "_pending",
+        "_progress",
+        "_receiving",
+        "_splitter",
+        "_state",
+        "close_reason",
+        "deadline",
+        "draining",
+        "scope",
+        "session",
+        "stream",
+    )
+
+    def __init__(self, stream: Stream, session: Session, state: BrokerState) -> None:
+        network = state.config.network
+        self.stream = stream
+        self.session = session
+        self.scope = trio.CancelScope()
+        self.deadline = trio.current_time() + network.connection_idle_seconds
+        self.draining = False
+        self.close_reason = ""
+        self._state = state
+        self._splitter = FrameSplitter(
+            frame_bytes_max=network.frame_bytes_max,
+            produce_frame_bytes_max=network.produce_frame_bytes_max,
+        )
+        self._pending: deque[ProduceInFlight] = deque()
+        self._in_flight_bytes = 0
+        self._progress = trio.lowlevel.ParkingLot()
+        self._intake_scope = trio.CancelScope()
+        self._receiving = False
+        self._backlog: deque[memoryview] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.stream.peer} pending={len(self._pending)} {self.close_reason}>"
+
+    async def run(self) -> None:
+        """Serve the client until it leaves, breaks the protocol, or the broker drains.
+
+        Cancellation: the connection closes; batches already queued are stored, unanswered.
+        """
+        try:
+            with self.scope:
+                await self._serve()
+                self._state.flusher.flush()
+                await self._wait_for_pending(0, 0)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close_reason = self.close_reason or "the client is gone"
+        except ProtocolError as error:
+            self.close_reason = f"protocol error: {error}"
+            logger.info("closing %s: %s", self.stream.peer, error)
+        finally:
+            self.stream.close()
+            for request in self._pending:
+                request.forget()
+            self._pending.clear()
+
+    def close(self, reason: str) -> None:
+        """End the connection's task; called by the reaper and the shutdown."""
+        self.close_reason = reason
+        self.scope.cancel()
+
+    def begin_drain(self) -> None:
+        """Take no further request; close once those under way are answered."""
+        self.draining = True
+        if self._receiving:
+            self._intake_scope.cancel()
+
+    def reap(self, now: float) -> None:
+        """Do what is due at `now`: close a peer that keeps us waiting, answer late produces."""
+        if now >= self.deadline:
+            self.close("the client was silent, or took too long to send or to receive")
+        for request in self._pending:
+            if now >= request.deadline:
+                request.time_out()
+        self._state.flusher.flush()
+
+    async def _serve(self) -> None:
+        splitter = self._splitter
+        stream = self.stream
+        network = self._state.config.network
+        memory = self._state.request_memory
+        handled_bytes = 0
+        with self._intake_scope:
+            while not self.draining:
+                if not memory.has_room:
+                    await memory.wait_for_room()
+                self._receiving = True
+                count = await stream.receive_into(splitter.writable())
+                self._receiving = False
+                if count == 0:
+                    return
+                handled_bytes += count
+                splitter.received(count)
+                was_mid_frame = splitter.is_mid_frame
+                while (frame := splitter.next_frame()) is not None:
+                    was_mid_frame = False
+                    await self._handle(frame)
+                    if self.draining:
+                        return
+                self._state.flusher.flush()
+                if not splitter.is_mid_frame:
+                    self.deadline = trio.current_time() + network.connection_idle_seconds
+                elif not was_mid_frame:
+                    self.deadline = trio.current_time() + network.frame_seconds_max
+                if handled_bytes >= FAIRNESS_BYTES:
+                    handled_bytes = 0
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _handle(self, frame: memoryview) -> None:
+        header = decode_request_header(frame)
+        self.deadline = float("inf")
+        if header.api_key == ApiKey.PRODUCE:
+            await self._handle_produce(header, frame)
+            return
+        self._state.flusher.flush()
+        await self._wait_for_pending(0, 0)
+        reply = await answer(self._state, self.session, header, frame)
+        await self._send(reply)
+
+    async def _send(self, buffers: Sequence[Buffer]) -> None:
+        """Send a reply, giving the peer a new deadline for each piece of it."""
+        stall_seconds = self._state.config.network.send_stall_seconds_max
+        for piece in pieces(buffers, SEND_PIECE_BYTES):
+            self.deadline = trio.current_time() + stall_seconds
+            await self.stream.send_vectored(piece)
+        self.deadline = float("inf")
+
+    # Produce: replies come later, in order.
+
+    async def _handle_produce(self, header: RequestHeader, frame: memoryview) -> None:
+        network = self._state.config.network
+        requests_max = network.produce_requests_in_flight_max
+        bytes_max = network.produce_bytes_in_flight_max
+        if len(self._pending) >= requests_max or self._in_flight_bytes >= bytes_max:
+            self._state.flusher.flush()
+            await self._wait_for_pending(requests_max - 1, bytes_max - 1)
+        request = ProduceInFlight(self, header, len(frame))
+        self._pending.append(request)
+        self._in_flight_bytes += request.size_bytes
+        self._state.request_memory.take(request.size_bytes)
+        crowded = start_produce(
+            self._state, request, frame, header, keep_spans=self._splitter.frame_is_owned
+        )
+        for shard in crowded:
+            self._state.flusher.flush()
+            await shard.wait_for_room()
+
+    async def _wait_for_pending(self, requests_max: int, bytes_max: int) -> None:
+        """Wait until at most so much is unanswered, and all earlier replies have left."""
+        while (
+            len(self._pending) > requests_max or self._in_flight_bytes > bytes_max or self._backlog
+        ):
+            await self._progress.park()
+
+    def request_completed(self) -> None:
+        """Take note that a Produce request has all its outcomes; its reply leaves with the flush."""
+        if self._pending and self._pending[0].is_complete:
+            self._state.flusher.add(self)
+
+    def send_ready(self) -> None:
+        """Send the replies of all leading requests that are complete; never blocks or raises."""
+        pending = self._pending
+        replies: list[bytes] = []
+        while pending and pending[0].is_complete:
+            request = pending.popleft()
+            self._in_flight_bytes -= request.size_bytes
+            self._state.request_memory.give_back(request.size_bytes)
+            reply = request.reply()
+            if reply is not None:
+                replies.append(reply)
+            elif request.failed:
+                self.close("a Produce request with acks=0 failed, and closing is the only answer")
+        if replies:
+            self._hand_over(replies[0] if len(replies) == 1 else b"".join(replies))
+        if self._progress:
+            self._progress.unpark_all()
+
+    def _hand_over(self, data: bytes) -> None:
+        if self._backlog:
+            self._backlog.append(memoryview(data))
+            return
+        try:
+            sent = self.stream.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close("the client is gone")
+            return
+        if sent < len(data):
+            self._backlog.append(memoryview(data)[sent:])
+            self._state.start_connection_task(self._send_backlog)
+
+    async def _send_backlog(self) -> None:
+        """Send replies that did not fit into the socket at once; ends when there are none."""
+        stall_seconds = self._state.config.network.send_stall_seconds_max
+        try:
+            while self._backlog:
+                self.deadline = trio.current_time() + stall_seconds
+                await self.stream.send_vectored([self._backlog[0]])
+                self._backlog.popleft()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._backlog.clear()
+            self.close("the client is gone")
+        self.deadline = trio.current_time() + self._state.config.network.connection_idle_seconds
+        self._progress.unpark_all()
+
+
+def pieces(buffers: Sequence[Buffer], piece_bytes: int) -> Iterator[list[Buffer]]:
+    """Split a list of buffers into lists of about `piece_bytes` each, without copying."""
+    piece: list[Buffer] = []
+    room = piece_bytes
+    for buffer in buffers:
+        view = memoryview(buffer)
+        while len(view) > room:
+            piece.append(view[:room])
+            yield piece
+            view = view[room:]
+            piece, room = [], piece_bytes
+        if len(view):
+            piece.append(view)
+            room -= len(view)
+    if piece:
+        yield piece

@@ -1,0 +1,310 @@
+"""The broker inside a Trio program: `open_broker`, `serve`, and the `Broker` they yield.
+
+Calls go through the same handlers and the same write queues as requests from the network, without
+sockets and without encoding. Errors follow one rule: the caller's own exception leaves
+`open_broker` as it was raised, a failure of the broker leaves as one `BrokerCrashed`, and nobody
+meets a group for a single error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.append_slot import AwaitedAppend
+from trio_broker.broker.broker import HARD_STOP_SECONDS, BrokerTree
+from trio_broker.broker.handlers.produce import check_batch
+from trio_broker.broker.partition_reader import PartitionReader
+from trio_broker.broker.partitioner import choose_partition
+from trio_broker.broker.session import Session
+from trio_broker.broker.supervise import first_cause
+from trio_broker.config import BrokerConfig
+from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
+from trio_broker.records.build import Record, build_batch
+from trio_broker.records.batch import BatchHeader
+
+if TYPE_CHECKING:
+    from trio_broker.broker.replica import Replica
+    from trio_broker.host.interface import Host
+    from trio_broker.names import TopicId
+
+#: Newest version of the APIs that the embedded calls go through.
+_EMBEDDED = Session(peer="embedded")
+
+
+class Broker:
+    """A running broker, as the program that embeds it sees it.
+
+    Every method raises `BrokerClosed` once the broker has begun to stop.
+    """
+
+    def __init__(self, tree: BrokerTree) -> None:
+        self._tree = tree
+        self._state = tree.state
+        self._next_partition: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Broker {self.bootstrap or 'without listeners'}>"
+
+    @property
+    def listeners(self) -> list[tuple[str, int]]:
+        """Addresses listened on, (host, port), with the real ports."""
+        return list(self._state.bound)
+
+    @property
+    def bootstrap(self) -> str:
+        """What to give Kafka clients as bootstrap.servers; empty without listeners."""
+        return ",".join(f"{host}:{port}" for host, port in self._state.bound)
+
+    @property
+    def cluster_id(self) -> str:
+        """Id of the cluster, made at the first start."""
+        return self._state.controller.image.cluster_id
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        configs: Mapping[str, str] | None = None,
+    ) -> TopicId:
+        """Create a topic; when this returns, every partition of it can be written and read.
+
+        Args:
+            name: 1 to 249 of ``[a-zA-Z0-9._-]``.
+            partitions: how many; None: the broker's `num_partitions`.
+            configs: Kafka's topic configs, such as ``{"retention.ms": "3600000"}``.
+
+        Raises:
+            RequestError: with Kafka's code, TOPIC_ALREADY_EXISTS for example.
+            BrokerClosed: the broker is stopping.
+
+        Cancellation: unknown; the topic may or may not exist.
+        """
+        self._check_open()
+        result = await self._state.controller.create_topic(name, partitions, dict(configs or {}))
+        if result.code:
+            raise RequestError(result.code, result.message or "")
+        return result.topic_id
+
+    async def delete_topic(self, name: str) -> None:
+        """Delete a topic; when this returns, its tasks have ended and its files are closed.
+
+        Raises:
+            RequestError: UNKNOWN_TOPIC_OR_PARTITION if there is none.
+            BrokerClosed: the broker is stopping.
+
+        Cancellation: unknown; a deletion that has begun goes on, at the latest at the next start.
+        """
+        self._check_open()
+        result = await self._state.controller.delete_topic(name)
+        if result.code:
+            raise RequestError(result.code, result.message or "")
+
+    async def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp_ms: int | None = None,
+        partition: int | None = None,
+    ) -> tuple[int, int]:
+        """Append one record; return (partition, offset) once it is as durable as its topic says.
+
+        Records of one key go to one partition, the same that Kafka's own clients choose; records
+        without a key go to the partitions in turn.
+
+        Raises:
+            RequestError: with the code that a Kafka producer would have received.
+            BrokerClosed: the broker is stopping.
+
+        Cancellation: unknown; the record may or may not be stored.
+        """
+        if timestamp_ms is None:
+            timestamp_ms = self._state.host.wall.now_ms()
+        record = Record(key=key, value=value, headers=tuple(headers), timestamp_ms=timestamp_ms)
+        return await self.produce_batch(topic, [record], partition=partition)
+
+    async def produce_batch(
+        self, topic: str, records: Sequence[Record], *, partition: int | None = None
+    ) -> tuple[int, int]:
+        """Append records as one batch, all or none; return (partition, offset of the first).
+
+        Without `partition`, the first record's key chooses it.
+
+        Raises:
+            RequestError: with the code that a Kafka producer would have received.
+            BrokerClosed: the broker is stopping.
+
+        Cancellation: unknown; the batch may or may not be stored.
+        """
+        self._check_open()
+        routed = self._state.router.by_name.get(topic)
+        if routed is None:
+            raise RequestError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {topic!r}")
+        if routed.is_internal:
+            raise RequestError(
+                ErrorCode.INVALID_TOPIC_EXCEPTION, "only the broker writes to this topic"
+            )
+        if partition is None:
+            turn = self._next_partition.get(topic, 0)
+            key = records[0].key if records else None
+            partition = choose_partition(key, len(routed.replicas), turn)
+            if key is None:
+                self._next_partition[topic] = turn + 1
+        replica = routed.replica(partition)
+        if replica is None:
+            raise RequestError(
+                ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"{topic!r} has no partition {partition}"
+            )
+        batch = build_batch(records)
+        return partition, await self._append(replica, batch)
+
+    async def _append(self, replica: Replica, batch: bytes) -> int:
+        verdict = check_batch(self._state, replica.topic, memoryview(batch))
+        if not isinstance(verdict, BatchHeader):
+            raise RequestError(verdict.code, verdict.message)
+        await replica.shard.wait_for_room()
+        append = AwaitedAppend()
+        slot = append.submit(replica, batch, verdict)
+        await append.wait()
+        if slot.code:
+            raise RequestError(slot.code, slot.message or "")
+        return slot.base_offset
+
+    @asynccontextmanager
+    async def read(
+        self, topic: str, partition: int = 0, *, offset: int = 0
+    ) -> AsyncIterator[PartitionReader]:
+        """Open a reader of one partition, from an offset on::
+
+            async with broker.read("orders", offset=0) as reader:
+                async for record in reader:
+                    ...
+
+        At the end of the partition the iteration waits for more.
+
+        Args:
+            topic: name of the topic.
+            partition: its index.
+            offset: first offset wanted; -1: the end, -2: the oldest there is.
+
+        Raises:
+            RequestError: there is no such topic or partition.
+        """
+        self._check_open()
+        reader = PartitionReader(self._state, topic, partition, offset)
+        try:
+            yield reader
+        finally:
+            await reader.aclose()
+
+    def request_stop(self) -> None:
+        """Begin an orderly stop; leaving `open_broker` does the same."""
+        self._tree.request_stop()
+
+    async def wait_stopped(self) -> None:
+        """Wait until the broker has stopped, for whatever reason."""
+        await self._tree.ended.wait()
+
+    def _check_open(self) -> None:
+        if self._state.draining or self._tree.ended.is_set():
+            raise BrokerClosed("the broker is stopping")
+
+
+@asynccontextmanager
+async def open_broker(
+    config: BrokerConfig | None = None, *, host: Host | None = None
+) -> AsyncIterator[Broker]:
+    """Run a broker for the length of a block::
+
+        async with open_broker(BrokerConfig(data_dir="data")) as broker:
+            await broker.create_topic("orders")
+            await broker.produce("orders", b"1")
+
+    The object exists once recovery is done and every listener is bound. Leaving the block stops
+    the broker in order, under `shutdown_seconds_max`; so does cancelling it, under a shorter
+    deadline. No signal handler, no logging configuration, no global state.
+
+    Args:
+        config: None: defaults.
+        host: the machine to run on; None: the real one.
+
+    Raises:
+        ConfigError: from building the configuration.
+        StorageError, OSError: the broker could not start.
+        BrokerCrashed: the broker failed while it ran; the block has been cancelled.
+        BaseException: whatever the block raises, as it is.
+    """
+    if host is None:
+        from trio_broker.host.real import real_host  # noqa: PLC0415 - only where it is used
+
+        host = real_host()
+    _check_clock(host)
+    tree = BrokerTree(config or BrokerConfig(), host)
+    outcome: BaseException | None = None
+    crash: BaseException | None = None
+    started = False
+
+    async def run_tree(*, task_status: trio.TaskStatus[None]) -> None:
+        nonlocal crash
+        try:
+            await tree.run(task_status=task_status)
+        except BaseException as error:
+            if not started:
+                raise
+            crash = error
+            body_scope.cancel()
+            if isinstance(error, trio.Cancelled):
+                raise
+
+    body_scope = trio.CancelScope()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_tree)
+            started = True
+            try:
+                with body_scope:
+                    yield Broker(tree)
+            except BaseException as error:  # noqa: BLE001 - kept, and raised again below
+                outcome = error
+            hard = isinstance(outcome, trio.Cancelled)
+            tree.request_stop(within_seconds=HARD_STOP_SECONDS if hard else None)
+    except BaseExceptionGroup as group:
+        if started:
+            raise
+        raise first_cause(group) from None
+    if crash is not None:
+        raise BrokerCrashed("the broker failed") from first_cause(crash)
+    if outcome is not None:
+        raise outcome
+
+
+async def serve(
+    config: BrokerConfig | None = None,
+    *,
+    host: Host | None = None,
+    task_status: trio.TaskStatus[Broker] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a broker as a task: ``broker = await nursery.start(serve, config)``.
+
+    Ends after `Broker.request_stop`, or when cancelled; raises as `open_broker` does.
+    """
+    async with open_broker(config, host=host) as broker:
+        task_status.started(broker)
+        await broker.wait_stopped()
+
+
+def _check_clock(host: Host) -> None:
+    """Refuse a real disk under a virtual clock, where deadlines pass while a thread still works."""
+    clock = trio.lowlevel.current_clock()
+    if not host.simulated and not type(clock).__module__.startswith("trio._core"):
+        raise RuntimeError(
+            "a broker on a real disk cannot run under a virtual clock, since virtual time does "
+            "not wait for its threads: use trio_broker.testing instead"
+        )

@@ -1,0 +1,243 @@
+"""Fetch (key 1), versions 4 to 18: read record batches, waiting for them if there are too few.
+
+Whole batches are returned, beginning with the one that contains the offset asked for; clients skip
+what comes before it. Fetch sessions (KIP-227) are declined by answering session id 0, which every
+client accepts. Followers are not served: there is one replica of each partition.
+
+A fetch that finds less than it asked for is parked on the replicas concerned and woken by the
+commit that brings enough bytes, by its deadline, by a change of a partition's state, or by the
+broker's draining; it never polls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.replica import FetchWaiter
+from trio_broker.errors import ErrorCode, StorageError
+from trio_broker.wire.fetch import (
+    EpochEndOffset,
+    FetchTopic,
+    PartitionFetchResult,
+    encode_fetch_response,
+    parse_fetch,
+)
+
+if TYPE_CHECKING:
+    from trio_broker.broker.replica import Replica
+    from trio_broker.broker.state import BrokerState
+    from trio_broker.host.interface import Buffer
+    from trio_broker.storage.log import ReadPlan
+    from trio_broker.wire.fetch import FetchPartition, FetchRequest
+    from trio_broker.wire.headers import RequestHeader
+
+TOPIC_ID_VERSION = 13
+READ_COMMITTED = 1
+
+
+class _Target:
+    """One partition of a fetch: where it leads, and what would be read of it now."""
+
+    __slots__ = ("code", "diverging", "plan", "replica", "wanted")
+
+    def __init__(self, wanted: FetchPartition, replica: Replica | None, code: ErrorCode) -> None:
+        self.wanted = wanted
+        self.replica = replica
+        self.code = code
+        self.plan: ReadPlan | None = None
+        self.diverging: EpochEndOffset | None = None
+
+
+async def answer_fetch(
+    state: BrokerState, header: RequestHeader, frame: memoryview
+) -> Sequence[Buffer]:
+    """Answer a Fetch request with buffers for one vectored send.
+
+    Cancellation: nothing was changed.
+
+    Raises:
+        ProtocolError: the bytes are not a Fetch request.
+    """
+    request = parse_fetch(frame, header.body_start, header.api_version)
+    code = _session_fault(request)
+    if code:
+        return encode_fetch_response(
+            header.correlation_id,
+            header.api_version,
+            throttle_time_ms=0,
+            error_code=code,
+            session_id=0,
+            topics=[],
+        )
+    topics = await fetch(state, request, by_id=header.api_version >= TOPIC_ID_VERSION)
+    return encode_fetch_response(
+        header.correlation_id,
+        header.api_version,
+        throttle_time_ms=0,
+        error_code=0,
+        session_id=0,
+        topics=[
+            (topic.name, topic.topic_id, results)
+            for topic, results in zip(request.topics, topics, strict=True)
+        ],
+    )
+
+
+async def fetch(
+    state: BrokerState, request: FetchRequest, *, by_id: bool
+) -> list[list[PartitionFetchResult]]:
+    """Read what is asked for, waiting as the request says; one list of results per topic."""
+    topics = [_targets(state, topic, request, by_id=by_id) for topic in request.topics]
+    targets = [target for topic in topics for target in topic]
+    deadline = trio.current_time() + max(request.max_wait_ms, 0) / 1000
+    while True:
+        readable_bytes = _plan(state, request, targets)
+        if (
+            readable_bytes >= request.min_bytes
+            or any(target.code or target.diverging for target in targets)
+            or not targets
+            or state.draining
+            or trio.current_time() >= deadline
+        ):
+            break
+        await _park(targets, request.min_bytes - readable_bytes, deadline)
+    memory = state.response_memory
+    await memory.wait_for_room()
+    memory.take(readable_bytes)
+    try:
+        return [[await _read(request, target) for target in topic] for topic in topics]
+    finally:
+        memory.give_back(readable_bytes)
+
+
+def _session_fault(request: FetchRequest) -> ErrorCode:
+    if request.session_id != 0:
+        return ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+    if request.session_epoch > 0:
+        return ErrorCode.INVALID_FETCH_SESSION_EPOCH
+    return ErrorCode.NONE
+
+
+def _targets(
+    state: BrokerState, topic: FetchTopic, request: FetchRequest, *, by_id: bool
+) -> list[_Target]:
+    if by_id:
+        assert topic.topic_id is not None
+        routed = state.router.by_id.get(topic.topic_id)
+        unknown = ErrorCode.UNKNOWN_TOPIC_ID
+    else:
+        assert topic.name is not None
+        routed = state.router.by_name.get(topic.name)
+        unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    targets = []
+    for wanted in topic.partitions:
+        if request.replica_id >= 0:
+            targets.append(_Target(wanted, None, ErrorCode.CLUSTER_AUTHORIZATION_FAILED))
+            continue
+        replica = routed.replica(wanted.index) if routed is not None else None
+        code = ErrorCode.NONE
+        if routed is None:
+            code = unknown
+        elif replica is None:
+            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        targets.append(_Target(wanted, replica, code))
+    return targets
+
+
+def _plan(state: BrokerState, request: FetchRequest, targets: list[_Target]) -> int:
+    """Decide what to read of each partition; return how many bytes that is in all."""
+    room = min(request.max_bytes, state.config.network.fetch_bytes_max)
+    readable_bytes = 0
+    for target in targets:
+        replica = target.replica
+        if replica is None:
+            continue
+        target.plan = None
+        target.code = replica.refusal or _epoch_fault(target.wanted, replica)
+        if target.code:
+            continue
+        target.diverging = _divergence(target.wanted, replica)
+        if target.diverging is not None:
+            continue
+        committed = request.isolation_level == READ_COMMITTED
+        plan = replica.log.locate(
+            target.wanted.fetch_offset,
+            max_bytes=max(0, min(target.wanted.max_bytes, room - readable_bytes)),
+            upper_offset=replica.last_stable_offset if committed else replica.high_watermark,
+            at_least_one=readable_bytes == 0,
+        )
+        if plan is None:
+            target.code = ErrorCode.OFFSET_OUT_OF_RANGE
+            continue
+        target.plan = plan
+        readable_bytes += plan.size_bytes
+    return readable_bytes
+
+
+def _epoch_fault(wanted: FetchPartition, replica: Replica) -> ErrorCode:
+    """Compare the client's idea of the leader epoch with ours (KIP-320)."""
+    if wanted.current_leader_epoch < 0 or wanted.current_leader_epoch == replica.leader_epoch:
+        return ErrorCode.NONE
+    if wanted.current_leader_epoch < replica.leader_epoch:
+        return ErrorCode.FENCED_LEADER_EPOCH
+    return ErrorCode.UNKNOWN_LEADER_EPOCH
+
+
+def _divergence(wanted: FetchPartition, replica: Replica) -> EpochEndOffset | None:
+    """Say where our log ends for the epoch the client last read, if it has read past that."""
+    if wanted.last_fetched_epoch < 0:
+        return None
+    epoch, end_offset = replica.log.epochs.end_offset_for(
+        wanted.last_fetched_epoch, replica.log.log_end_offset
+    )
+    if epoch < 0 or (epoch == wanted.last_fetched_epoch and wanted.fetch_offset <= end_offset):
+        return None
+    return EpochEndOffset(epoch, end_offset)
+
+
+async def _park(targets: list[_Target], missing_bytes: int, deadline: float) -> None:
+    """Wait until enough has arrived, something has changed, or the deadline."""
+    waiter = FetchWaiter(missing_bytes)
+    replicas = [target.replica for target in targets if target.replica is not None]
+    for replica in replicas:
+        replica.waiters[waiter] = None
+    try:
+        with trio.move_on_at(deadline):
+            await waiter.wait()
+    finally:
+        for replica in replicas:
+            replica.waiters.pop(waiter, None)
+
+
+async def _read(request: FetchRequest, target: _Target) -> PartitionFetchResult:
+    replica, plan = target.replica, target.plan
+    index = target.wanted.index
+    if replica is None or target.code:
+        return PartitionFetchResult(index, target.code)
+    records: Sequence[Buffer] = ()
+    log = replica.log
+    high_watermark, stable = replica.high_watermark, replica.last_stable_offset
+    start_offset = log.log_start_offset
+    if plan is not None and plan.size_bytes:
+        cached = log.read_cached(plan)
+        if cached is not None:
+            records = cached
+        else:
+            try:
+                records = await replica.shard.lane.run(log.read_job(plan))
+            except (StorageError, OSError):
+                code = replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR
+                return PartitionFetchResult(index, code)
+    return PartitionFetchResult(
+        index,
+        ErrorCode.NONE,
+        high_watermark,
+        stable,
+        start_offset,
+        records,
+        aborted_transactions=[] if request.isolation_level == READ_COMMITTED else None,
+        diverging_epoch=target.diverging,
+    )

@@ -1,0 +1,125 @@
+"""Accept loops, one per bound address, and the boundary around each connection.
+
+Being out of descriptors or memory is a state, not a fault: it is logged at most every ten seconds,
+and accepting goes on when it has passed. Clients above the limits on connections are closed at
+once, which is the only answer the protocol has for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import Counter
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.connection import Connection
+from trio_broker.broker.session import Session
+from trio_broker.config import split_address
+
+if TYPE_CHECKING:
+    from trio_broker.broker.state import BrokerState
+    from trio_broker.host.interface import Listener, Stream
+
+logger = logging.getLogger("trio_broker.listeners")
+
+#: accept() errors that mean "not now": too many files, no memory.
+_OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+#: accept() errors that concern one client only.
+_CLIENT_GONE = frozenset({errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
+_OVERLOAD_PAUSE_SECONDS = 0.1
+_LOG_INTERVAL_SECONDS = 10.0
+
+
+class ConnectionGate:
+    """Counts connections, in all and per client address, against their limits."""
+
+    def __init__(self, connections_max: int, per_address_max: int) -> None:
+        self._connections_max = connections_max
+        self._per_address_max = per_address_max
+        self._per_address: Counter[str] = Counter()
+        self.open_count = 0
+        self.refused_count = 0
+
+    def enter(self, address: str) -> bool:
+        """Count one more connection from `address`; False if that is one too many."""
+        if (
+            self.open_count >= self._connections_max
+            or self._per_address[address] >= self._per_address_max
+        ):
+            self.refused_count += 1
+            return False
+        self.open_count += 1
+        self._per_address[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Count one less."""
+        self.open_count -= 1
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
+
+
+async def bind_listeners(state: BrokerState, resources: ExitStack) -> list[Listener]:
+    """Bind every configured address; `resources` closes them.
+
+    Raises:
+        OSError: an address cannot be bound; it is named.
+    """
+    listeners: list[Listener] = []
+    for text in state.config.listeners:
+        host, port = split_address(text)
+        for listener in await state.host.network.listen(host, port):
+            resources.callback(listener.close)
+            listeners.append(listener)
+    return listeners
+
+
+async def accept_forever(state: BrokerState, listener: Listener, gate: ConnectionGate) -> None:
+    """Accept clients of one address until the listener is closed or the task cancelled."""
+    last_logged = float("-inf")
+    while True:
+        try:
+            stream = await listener.accept()
+        except trio.ClosedResourceError:
+            return
+        except OSError as error:
+            if error.errno in _CLIENT_GONE:
+                continue
+            if error.errno not in _OVERLOADED:
+                raise
+            now = trio.current_time()
+            if now - last_logged >= _LOG_INTERVAL_SECONDS:
+                last_logged = now
+                logger.error("cannot accept clients at %s: %s", listener.port, error)
+            await trio.sleep(_OVERLOAD_PAUSE_SECONDS)
+            continue
+        address = stream.peer.rpartition(":")[0]
+        if state.draining or not gate.enter(address):
+            stream.close()
+            continue
+        assert state.connections is not None
+        state.connections.start_soon(
+            _serve_client, state, stream, (listener.host, listener.port), gate, address
+        )
+
+
+async def _serve_client(
+    state: BrokerState,
+    stream: Stream,
+    listened_at: tuple[str, int],
+    gate: ConnectionGate,
+    address: str,
+) -> None:
+    connection = Connection(stream, Session(peer=stream.peer, listener=listened_at), state)
+    state.clients[connection] = None
+    try:
+        await state.supervisor.absorb("connection", connection.run)
+    finally:
+        del state.clients[connection]
+        state.client_left.unpark_all()
+        gate.leave(address)
+        stream.close()

@@ -1,0 +1,157 @@
+"""Makes what runs equal to what the metadata says: starts and closes replicas, keeps the routes.
+
+Called by the controller between "decided" and "answered", and once at the start of the broker. It
+is the only writer of `TopicRouter`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import trio
+
+from trio_broker.broker.replica import Replica
+from trio_broker.broker.topics import RoutedTopic
+from trio_broker.errors import StorageError
+from trio_broker.names import BrokerId
+
+if TYPE_CHECKING:
+    from trio_broker.broker.log_dir import LogDir
+    from trio_broker.broker.shard import Shard
+    from trio_broker.broker.state import BrokerState
+    from trio_broker.metadata.image import MetadataImage, PartitionState, TopicState
+
+logger = logging.getLogger("trio_broker.reconciler")
+
+
+class Reconciler:
+    """Starts and closes the replicas of this broker."""
+
+    def __init__(self, state: BrokerState) -> None:
+        self._state = state
+        self._broker_id = BrokerId(state.config.node_id)
+
+    async def start_all(self, image: MetadataImage) -> None:
+        """Start every replica that the image puts on this broker, shard by shard in parallel."""
+        for topic in image.topics_by_name.values():
+            self._route(topic)
+        everything = [
+            partition
+            for topic in image.topics_by_name.values()
+            for partition in topic.partitions
+        ]
+        await self._start(everything, fresh=False)
+
+    async def start_partitions(
+        self, image: MetadataImage, partitions: Sequence[PartitionState]
+    ) -> None:
+        """Start the replicas of new partitions; when this returns they can be written and read.
+
+        A replica that cannot be opened is offline and answers KAFKA_STORAGE_ERROR.
+        """
+        for topic_id in dict.fromkeys(partition.topic_id for partition in partitions):
+            self._route(image.topics_by_id[topic_id])
+        await self._start(partitions, fresh=True)
+
+    async def stop_partitions(self, partitions: Sequence[PartitionState]) -> None:
+        """Close the replicas of deleted partitions; when this returns no file of them is open.
+
+        Raises:
+            StorageError, OSError: a directory could not be renamed; everything is closed, and the
+                deletion is finished at the next start.
+        """
+        self._unroute(partitions)
+        by_shard: dict[Shard, list[Replica]] = {}
+        for partition in partitions:
+            shard = self._shard_of(partition)
+            replica = shard.replicas.get(partition.topic_partition) if shard else None
+            if shard is not None and replica is not None:
+                by_shard.setdefault(shard, []).append(replica)
+        failures: list[StorageError | OSError] = []
+
+        async def close(shard: Shard, replicas: list[Replica]) -> None:
+            try:
+                await shard.delete_replicas(replicas)
+            except (StorageError, OSError) as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for shard, replicas in by_shard.items():
+                nursery.start_soon(close, shard, replicas)
+        if failures:
+            raise failures[0]
+
+    def _route(self, topic: TopicState) -> RoutedTopic:
+        router = self._state.router
+        routed = router.by_id.get(topic.topic_id)
+        durability = topic.config.durability or self._state.config.storage.durability
+        if routed is None:
+            routed = RoutedTopic(
+                name=topic.name,
+                topic_id=topic.topic_id,
+                config=topic.config,
+                durability=durability,
+                is_internal=topic.is_internal,
+            )
+            router.add(routed)
+        else:
+            routed.configure(topic.config, durability)
+        return routed
+
+    def _unroute(self, partitions: Sequence[PartitionState]) -> None:
+        for topic_id in dict.fromkeys(partition.topic_id for partition in partitions):
+            routed = self._state.router.by_id.get(topic_id)
+            if routed is not None:
+                self._state.router.remove(routed)
+
+    async def _start(self, partitions: Sequence[PartitionState], *, fresh: bool) -> None:
+        by_shard: dict[Shard, list[PartitionState]] = {}
+        for partition in partitions:
+            shard = self._shard_of(partition)
+            if shard is None:
+                logger.error(
+                    "partition %s-%d is in a log dir that is not configured",
+                    partition.topic_name,
+                    partition.partition,
+                )
+                continue
+            by_shard.setdefault(shard, []).append(partition)
+        async with trio.open_nursery() as nursery:
+            for shard, mine in by_shard.items():
+                nursery.start_soon(partial(self._start_in_turn, shard, mine, fresh=fresh))
+
+    async def _start_in_turn(
+        self, shard: Shard, partitions: Sequence[PartitionState], *, fresh: bool
+    ) -> None:
+        opening = shard.log_dir.creating if fresh else shard.log_dir.opening
+        for partition in partitions:
+            routed = self._state.router.by_id.get(partition.topic_id)
+            if routed is None or partition.topic_partition in shard.replicas:
+                continue
+            replica = Replica(
+                shard=shard,
+                topic=routed,
+                topic_partition=partition.topic_partition,
+                leader_epoch=partition.leader_epoch,
+            )
+            routed.place(partition.partition, replica)
+            await shard.start_replica(replica, opening)
+
+    def _shard_of(self, partition: PartitionState) -> Shard | None:
+        assignment = partition.replica_on(self._broker_id)
+        if assignment is None:
+            return None
+        log_dir = self._log_dir(assignment.directory_id)
+        if log_dir is None:
+            return None
+        return log_dir.shards[assignment.shard_index % len(log_dir.shards)]
+
+    def _log_dir(self, directory_id: UUID) -> LogDir | None:
+        for log_dir in self._state.log_dirs:
+            if log_dir.directory_id == directory_id:
+                return log_dir
+        return None

@@ -1,0 +1,220 @@
+"""A replica: this broker's running copy of one partition.
+
+Owns the `Log` (and through it the files), the queue position of batches not yet written, and the
+fetches that wait for data. One task is its lifetime; its shard starts it, closes it and is the
+boundary for its faults. Nothing here touches a disk: batches go to the shard's writer.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.supervise import Backoff
+from trio_broker.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from trio_broker.broker.append_slot import AppendSlot
+    from trio_broker.broker.shard import Shard
+    from trio_broker.broker.topics import RoutedTopic
+    from trio_broker.names import LeaderEpoch, TopicPartition
+    from trio_broker.storage.log import Log
+
+
+class ReplicaState(Enum):
+    """Where a replica is in its life."""
+
+    STARTING = "starting"  # its log is being opened, possibly recovered
+    ONLINE = "online"
+    OFFLINE = "offline"  # a fault or its disk took it; the shard tries again
+    CLOSING = "closing"  # intake is closed, queued work is being answered
+    CLOSED = "closed"
+
+
+#: What a request gets while a replica is not online.
+_REFUSALS = {
+    ReplicaState.STARTING: ErrorCode.LEADER_NOT_AVAILABLE,
+    ReplicaState.OFFLINE: ErrorCode.KAFKA_STORAGE_ERROR,
+    ReplicaState.CLOSING: ErrorCode.NOT_LEADER_OR_FOLLOWER,
+    ReplicaState.CLOSED: ErrorCode.NOT_LEADER_OR_FOLLOWER,
+}
+
+
+class FetchWaiter:
+    """One parked fetch: wakes once enough bytes have arrived on its partitions, or on trouble."""
+
+    __slots__ = ("_event", "missing_bytes")
+
+    def __init__(self, missing_bytes: int) -> None:
+        self.missing_bytes = missing_bytes
+        self._event = trio.Event()
+
+    def arrived(self, size_bytes: int) -> None:
+        """Count bytes that have become readable."""
+        self.missing_bytes -= size_bytes
+        if self.missing_bytes <= 0:
+            self._event.set()
+
+    def wake(self) -> None:
+        """Wake now: a partition is going away, or the broker is."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait to be woken. Cancellation has no effect on anything else."""
+        await self._event.wait()
+
+
+class Replica:
+    """The running copy of one partition.
+
+    Attributes:
+        refusal: the code requests get while it is not online.
+        cause: why it is offline, for the error message of refused requests.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_log",
+        "backoff",
+        "cause",
+        "closed_code",
+        "leader_epoch",
+        "partition",
+        "scope",
+        "shard",
+        "state",
+        "topic",
+        "topic_partition",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        topic: RoutedTopic,
+        topic_partition: TopicPartition,
+        leader_epoch: LeaderEpoch,
+    ) -> None:
+        self.shard = shard
+        self.topic = topic
+        self.topic_partition = topic_partition
+        self.partition = topic_partition.partition
+        self.leader_epoch = leader_epoch
+        self.state = ReplicaState.STARTING
+        self.closed_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+        self.cause = ""
+        self.backoff = Backoff()
+        self._log: Log | None = None
+        self.scope = trio.CancelScope()
+        self.waiters: dict[FetchWaiter, None] = {}
+        self._ended = trio.Event()
+
+    def __repr__(self) -> str:
+        text = f"<Replica {self.topic.name}-{self.partition} {self.state.value}"
+        if self.state is ReplicaState.ONLINE:
+            text += (
+                f" epoch={self.leader_epoch} start={self.log.log_start_offset}"
+                f" leo={self.log.log_end_offset} hw={self.high_watermark}"
+            )
+        return text + ">"
+
+    @property
+    def log(self) -> Log:
+        """The open log; only to be asked for while `has_log`."""
+        assert self._log is not None, f"{self!r} has no log"
+        return self._log
+
+    @property
+    def has_log(self) -> bool:
+        """Whether a log is open: always while online, possibly while closing or offline."""
+        return self._log is not None
+
+    @property
+    def high_watermark(self) -> int:
+        """First offset that consumers may not read yet.
+
+        The log end offset moves only after the commit it belongs to (in fsync mode: once it is
+        durable), so on a single replica the two are one.
+        """
+        return self.log.log_end_offset
+
+    @property
+    def last_stable_offset(self) -> int:
+        """First offset that read_committed consumers may not read; no transaction is ever open."""
+        return self.log.log_end_offset
+
+    @property
+    def refusal(self) -> ErrorCode:
+        """What a request gets now, NONE while online."""
+        if self.state is ReplicaState.ONLINE:
+            return ErrorCode.NONE
+        if self.state in {ReplicaState.CLOSING, ReplicaState.CLOSED}:
+            return self.closed_code
+        return _REFUSALS[self.state]
+
+    def append(self, slot: AppendSlot) -> None:
+        """Queue a batch for the shard's writer; never blocks, never raises.
+
+        The caller has made sure that the shard's queue has room.
+        """
+        if self.state is ReplicaState.ONLINE:
+            self.shard.enqueue(slot)
+        else:
+            slot.refuse(self.refusal, self.cause or None)
+
+    def published(self, size_bytes: int) -> None:
+        """Tell parked fetches that bytes have become readable."""
+        for waiter in self.waiters:
+            waiter.arrived(size_bytes)
+
+    def wake_waiters(self) -> None:
+        """Wake every parked fetch, to look again at a partition whose state has changed."""
+        for waiter in self.waiters:
+            waiter.wake()
+
+    def go_online(self, log: Log) -> None:
+        """Start serving from `log`."""
+        self._log = log
+        self.state = ReplicaState.ONLINE
+        self.cause = ""
+        self.backoff.attempts = 0
+
+    def release_log(self) -> None:
+        """Close the log's files, if it has any open, and forget it. Synchronous, idempotent."""
+        if self._log is not None:
+            log, self._log = self._log, None
+            log.close_files()
+
+    def go_offline(self, cause: str) -> None:
+        """Stop serving until the shard has opened the log again; queued batches are refused."""
+        if self.state in {ReplicaState.STARTING, ReplicaState.ONLINE, ReplicaState.OFFLINE}:
+            self.state = ReplicaState.OFFLINE
+            self.cause = cause
+            self.shard.refuse_queued(self, ErrorCode.KAFKA_STORAGE_ERROR, cause)
+            self.wake_waiters()
+
+    def close_intake(self, code: ErrorCode) -> None:
+        """Refuse everything from now on with `code`, queued batches and parked fetches included."""
+        self.state = ReplicaState.CLOSING
+        self.closed_code = code
+        self.shard.refuse_queued(self, code, None)
+        self.wake_waiters()
+
+    async def live(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Be the replica's task: lasts until its scope is cancelled, and leaves nothing waiting."""
+        try:
+            with self.scope:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self.close_intake(self.closed_code)
+            self.state = ReplicaState.CLOSED
+            self.release_log()
+            self._ended.set()
+
+    async def wait_ended(self) -> None:
+        """Wait until the replica's task has ended."""
+        await self._ended.wait()

@@ -1,0 +1,76 @@
+"""A broker as a process: signals, and what the exit code says.
+
+Called by the command line only; an embedded broker never touches signals. First SIGTERM or
+SIGINT: an orderly stop. A second one: the short deadline. A third: the process ends at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.broker import HARD_STOP_SECONDS, BrokerTree
+from trio_broker.broker.supervise import first_cause
+from trio_broker.host.real import real_host
+
+if TYPE_CHECKING:
+    from trio_broker.config import BrokerConfig
+
+logger = logging.getLogger("trio_broker.server")
+
+EXIT_CLEAN = 0
+EXIT_CRASH = 1
+EXIT_FORCED = 3
+#: A system call that hangs cannot be ended; this long after the deadline the process ends itself.
+FORCED_EXIT_GRACE_SECONDS = 1.0
+
+
+async def run_server(
+    config: BrokerConfig, *, announce: Callable[[list[tuple[str, int]]], None]
+) -> int:
+    """Run a broker until a signal stops it; return the exit code of the process.
+
+    Args:
+        config: what to run.
+        announce: called once with the addresses listened on, when the broker serves.
+
+    Raises:
+        StorageError, OSError: the broker could not start.
+    """
+    tree = BrokerTree(config, real_host())
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey_signals, tree)
+            await nursery.start(tree.run)
+            announce(tree.state.bound)
+            await tree.ended.wait()
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        cause = first_cause(group)
+        if not tree.started:
+            raise cause from None
+        logger.critical("the broker failed", exc_info=cause)
+        return EXIT_CRASH
+    if tree.clean:
+        return EXIT_CLEAN
+    logger.error("stopped without clean markers; the next start recovers")
+    return EXIT_FORCED
+
+
+async def _obey_signals(tree: BrokerTree) -> None:
+    received = 0
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            received += 1
+            logger.info("received %s", signal.Signals(number).name)
+            if received == 1:
+                tree.request_stop()
+            elif received == 2:
+                tree.request_stop(within_seconds=HARD_STOP_SECONDS)
+            else:
+                os._exit(EXIT_FORCED)

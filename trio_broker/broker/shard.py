@@ -1,0 +1,405 @@
+"""A shard: the replicas of one log dir that share one writer and one I/O lane.
+
+The writer is the only task that appends. It takes everything queued, lets each log plan its part
+in pure code, runs *one* lane job for all of them (one vectored write per replica, then fdatasync
+where the mode asks for it), and only on success publishes; on failure the files have been cut back
+and exactly the slots of that replica are refused. No state to roll back.
+
+Whoever else changes a log (retention, deletion, flushing at shutdown) holds `Shard.changes`
+meanwhile, which the writer holds during a commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.replica import Replica, ReplicaState
+from trio_broker.config import Durability
+from trio_broker.errors import (
+    AppendFailed,
+    CorruptLog,
+    ErrorCode,
+    StorageError,
+    StuckIO,
+    SyncFailed,
+)
+from trio_broker.storage.log import Accepted, BatchToAppend, Duplicate, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
+
+    from trio_broker.broker.append_slot import AppendSlot
+    from trio_broker.broker.response_flusher import ResponseFlusher
+    from trio_broker.broker.log_dir import LogDir
+    from trio_broker.config import StorageConfig
+    from trio_broker.host.interface import Host, Job, Lane
+    from trio_broker.storage.log import AppendPlan, Log
+
+    #: Makes the job that opens a replica's log.
+    Opening: TypeAlias = Callable[[Replica], Job[Log]]
+
+logger = logging.getLogger("trio_broker.shard")
+
+
+class PlannedCommit:
+    """One replica's part of a group commit."""
+
+    __slots__ = ("plan", "replica", "size_bytes", "slots", "sync")
+
+    def __init__(
+        self, replica: Replica, slots: list[AppendSlot], plan: AppendPlan, *, sync: bool
+    ) -> None:
+        self.replica = replica
+        self.slots = slots
+        self.plan = plan
+        self.sync = sync
+        self.size_bytes = sum(len(slot.buffer) for slot in slots)
+
+
+def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[StorageError | OSError | None]]:
+    """Write every part; a part that fails does not keep the next one from being written."""
+    results: list[StorageError | OSError | None] = []
+    for commit in commits:
+        try:
+            yield from commit.replica.log.append_job(commit.plan, sync=commit.sync)
+        except (StorageError, OSError) as error:
+            results.append(error)
+        else:
+            results.append(None)
+    return results
+
+
+class Shard:
+    """One writer, one lane, and the replicas they serve.
+
+    Attributes:
+        changes: held by whoever changes a log of this shard.
+        queued_bytes: batches waiting for the writer.
+        commits: group commits done; `committed_batches` and `committed_bytes` in them.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        log_dir: LogDir,
+        lane: Lane,
+        host: Host,
+        config: StorageConfig,
+        flusher: ResponseFlusher,
+    ) -> None:
+        self.name = name
+        self.log_dir = log_dir
+        self.lane = lane
+        self.changes = trio.Lock()
+        self.replicas: dict[object, Replica] = {}
+        self.queued_bytes = 0
+        self.commits = 0
+        self.committed_batches = 0
+        self.committed_bytes = 0
+        self._host = host
+        self._config = config
+        self._flusher = flusher
+        self._queue: deque[AppendSlot] = deque()
+        self._room = trio.lowlevel.ParkingLot()
+        self._parked_writer: trio.lowlevel.Task | None = None
+        self._unflushed: dict[Replica, float] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def __repr__(self) -> str:
+        return f"<Shard {self.name} replicas={len(self.replicas)} queued={self.queued_bytes} B>"
+
+    # Intake: synchronous, called by connections, the embedded API and coordinators.
+
+    def enqueue(self, slot: AppendSlot) -> None:
+        """Queue a batch for the next commit."""
+        self._queue.append(slot)
+        self.queued_bytes += len(slot.buffer)
+        if self._parked_writer is not None:
+            task, self._parked_writer = self._parked_writer, None
+            trio.lowlevel.reschedule(task)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be queued; a connection that finds none waits in `wait_for_room`."""
+        return self.queued_bytes < self._config.write_queue_bytes_max
+
+    async def wait_for_room(self) -> None:
+        """Wait until the queue is below its bound. Cancellation has no other effect."""
+        while not self.has_room:
+            await self._room.park()
+
+    def refuse_queued(self, replica: Replica, code: ErrorCode, message: str | None) -> None:
+        """Answer the batches of one replica that no commit has taken yet."""
+        mine = [slot for slot in self._queue if slot.replica is replica]
+        if not mine:
+            return
+        self._queue = deque(slot for slot in self._queue if slot.replica is not replica)
+        for slot in mine:
+            self._forget_queued(len(slot.buffer))
+            slot.refuse(code, message)
+        self._flusher.flush()
+
+    def _forget_queued(self, size_bytes: int) -> None:
+        self.queued_bytes -= size_bytes
+        if self._room and self.has_room:
+            self._room.unpark_all()
+
+    # The task.
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run the writer and the replicas' tasks until cancelled; refuse what is left."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._write_forever()
+        finally:
+            self._nursery = None
+            for replica in list(self.replicas.values()):
+                replica.close_intake(replica.closed_code)
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._wait_for_work()
+            async with self.changes:
+                if self._flush_is_due():
+                    await self._flush(list(self._unflushed))
+                if self._queue:
+                    await self._commit(self._take())
+
+    async def _wait_for_work(self) -> None:
+        """Park until a batch is queued or a flush is due."""
+        if self._queue:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if self._unflushed:
+            with trio.move_on_at(self._flush_deadline()):
+                await self._park()
+        else:
+            await self._park()
+
+    async def _park(self) -> None:
+        self._parked_writer = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._parked_writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _take(self) -> list[AppendSlot]:
+        """Take what the next commit carries: all that is queued, up to its bound."""
+        taken: list[AppendSlot] = []
+        room = self._config.commit_bytes_max
+        queue = self._queue
+        while queue and (not taken or room > 0):
+            slot = queue.popleft()
+            size_bytes = len(slot.buffer)
+            room -= size_bytes
+            self._forget_queued(size_bytes)
+            if not slot.resolved:
+                taken.append(slot)
+        return taken
+
+    # A commit.
+
+    async def _commit(self, slots: list[AppendSlot]) -> None:
+        """Store batches and resolve their slots, whatever happens."""
+        commits: list[PlannedCommit] = []
+        results: list[StorageError | OSError | None] = []
+        cause: str | None = None
+        try:
+            commits = self._plan(slots)
+            if commits:
+                results = await self.lane.run(commit_job(commits))
+        except StuckIO as error:
+            cause = str(error)
+            self.log_dir.fail(error)
+        finally:
+            for commit, result in zip(commits, results, strict=False):
+                self._settle(commit, result)
+            for commit in commits[len(results) :]:
+                commit.replica.log.abandon(commit.plan)
+            for slot in slots:
+                # Only a cancelled or stuck commit leaves any: no one may wait for ever.
+                slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
+            self._flusher.flush()
+
+    def _plan(self, slots: list[AppendSlot]) -> list[PlannedCommit]:
+        by_replica: dict[Replica, list[AppendSlot]] = {}
+        for slot in slots:
+            assert slot.replica is not None
+            by_replica.setdefault(slot.replica, []).append(slot)
+        now_ms = self._host.wall.now_ms()
+        commits = []
+        for replica, mine in by_replica.items():
+            if replica.state is not ReplicaState.ONLINE:
+                for slot in mine:
+                    slot.refuse(replica.refusal, replica.cause or None)
+                continue
+            batches = [BatchToAppend(slot.buffer, slot.header) for slot in mine]
+            plan = replica.log.plan_append(
+                batches, now_ms=now_ms, leader_epoch=replica.leader_epoch
+            )
+            sync = replica.topic.durability is Durability.FSYNC
+            commits.append(PlannedCommit(replica, mine, plan, sync=sync))
+        return commits
+
+    def _settle(self, commit: PlannedCommit, result: StorageError | OSError | None) -> None:
+        """Publish one replica's part, or take it back."""
+        replica, plan = commit.replica, commit.plan
+        log = replica.log
+        if result is not None:
+            log.abandon(plan)
+            self._refuse_commit(commit, result)
+            return
+        log.publish(plan, synced=commit.sync)
+        if not commit.sync and replica.topic.durability is Durability.INTERVAL:
+            self._unflushed.setdefault(replica, trio.current_time())
+        start = log.log_start_offset
+        for slot, outcome in zip(commit.slots, plan.outcomes, strict=True):
+            match outcome:
+                case Accepted():
+                    slot.accept(outcome.base_offset, outcome.log_append_time_ms, start)
+                case Duplicate():
+                    slot.accept(outcome.base_offset, outcome.log_append_time_ms, start)
+                case Refused():
+                    slot.refuse(outcome.code, outcome.message)
+        self.commits += 1
+        self.committed_batches += len(commit.slots)
+        self.committed_bytes += commit.size_bytes
+        replica.published(commit.size_bytes)
+
+    def _refuse_commit(self, commit: PlannedCommit, error: StorageError | OSError) -> None:
+        """Answer the slots of a part that could not be stored, and judge the damage."""
+        replica = commit.replica
+        message = f"{replica.topic.name}-{replica.partition}: {error}"
+        for slot in commit.slots:
+            slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, message)
+        if isinstance(error, SyncFailed):
+            self.log_dir.fail(error)
+        elif isinstance(error, AppendFailed) and error.cut_back:
+            self.log_dir.write_failed(error)
+        else:
+            self.take_offline(replica, message)
+
+    # Flushing: only topics in interval mode are ever in `_unflushed`.
+
+    def _flush_deadline(self) -> float:
+        return min(self._unflushed.values()) + self._config.flush_interval_ms / 1000
+
+    def _flush_is_due(self) -> bool:
+        if not self._unflushed:
+            return False
+        unflushed_bytes = sum(replica.log.unflushed_bytes for replica in self._unflushed)
+        return (
+            unflushed_bytes >= self._config.flush_interval_bytes
+            or trio.current_time() >= self._flush_deadline()
+        )
+
+    async def _flush(self, replicas: Sequence[Replica]) -> None:
+        """Make what these replicas have written durable; the caller holds `changes`."""
+        for replica in replicas:
+            self._unflushed.pop(replica, None)
+            if replica.state is not ReplicaState.ONLINE:
+                continue
+            log = replica.log
+            end_offset = log.log_end_offset
+            try:
+                await self.lane.run(log.flush_job())
+            except (StuckIO, SyncFailed) as error:
+                self.log_dir.fail(error)
+                return
+            log.mark_flushed(end_offset)
+
+    # Replicas.
+
+    async def start_replica(self, replica: Replica, opening: Opening) -> None:
+        """Open a replica's log on the lane and start its task.
+
+        A log that cannot be opened leaves its replica offline, not the shard.
+        """
+        assert self._nursery is not None, "the shard is not running"
+        self.replicas[replica.topic_partition] = replica
+        await self._nursery.start(self._live, replica)
+        await self._open(replica, opening)
+
+    async def _live(self, replica: Replica, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.log_dir.supervisor.absorb(
+            f"replica {replica.topic.name}-{replica.partition}",
+            partial(replica.live, task_status=task_status),
+        )
+        self.replicas.pop(replica.topic_partition, None)
+
+    async def _open(self, replica: Replica, opening: Opening) -> None:
+        try:
+            log = await self.lane.run(opening(replica))
+        except CorruptLog as error:
+            # Acknowledged data is damaged: opening again would find the same.
+            logger.error("%s stays offline: %s", replica, error)
+            replica.go_offline(str(error))
+        except (StorageError, OSError) as error:
+            self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {error}")
+        else:
+            replica.go_online(log)
+
+    def take_offline(self, replica: Replica, cause: str) -> None:
+        """Stop serving one replica and open it again after a while."""
+        logger.error("replica goes offline: %s", cause)
+        replica.go_offline(cause)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._revive, replica)
+
+    async def _revive(self, replica: Replica) -> None:
+        """Try once more, later, to open an offline replica; a further failure comes back here."""
+        await trio.sleep(replica.backoff.next_seconds(trio.current_time()))
+        if replica.state is ReplicaState.OFFLINE and not self.log_dir.is_failed:
+            async with self.changes:
+                replica.release_log()
+                await self._open(replica, self.log_dir.recovering)
+
+    async def close_replicas(
+        self, replicas: Sequence[Replica], code: ErrorCode, ending: Callable[[Log], Job[None]]
+    ) -> None:
+        """Close replicas in order: intake, queued work, the commit in flight, files, task.
+
+        `ending` makes the last disk job of each log: an orderly close, or the rename that begins
+        its deletion. Requests for these replicas get `code` from the first moment on.
+
+        Raises:
+            StorageError, OSError: the last job of a log failed; every log is closed all the same.
+
+        Cancellation: intake is closed, but files may still be open; call again.
+        """
+        for replica in replicas:
+            replica.close_intake(code)
+        async with self.changes:
+            logs = [replica.log for replica in replicas if replica.has_log]
+            try:
+                await self.lane.run(_in_turn([ending(log) for log in logs]))
+            finally:
+                for replica in replicas:
+                    self._unflushed.pop(replica, None)
+                    replica.release_log()
+                    replica.scope.cancel()
+        for replica in replicas:
+            await replica.wait_ended()
+
+
+def _in_turn(jobs: Sequence[Job[None]]) -> Job[None]:
+    """Run several jobs in one go, all of them even if one fails; then raise the first failure."""
+    failure: StorageError | OSError | None = None
+    for job in jobs:
+        try:
+            yield from job
+        except (StorageError, OSError) as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure

@@ -1,0 +1,98 @@
+"""What handlers may know of the running broker, in one object.
+
+Put together by `broker.broker` while it starts. Holds no task and opens nothing; everything in it
+belongs to a level of the task tree.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import define, field
+
+from trio_broker.broker.memory_pool import MemoryPool
+from trio_broker.broker.response_flusher import ResponseFlusher
+from trio_broker.broker.topics import TopicRouter
+from trio_broker.config import split_address
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_broker.broker.connection import Connection
+    from trio_broker.broker.controller import Controller
+    from trio_broker.broker.group_coordinator import GroupCoordinator
+    from trio_broker.broker.log_dir import LogDir
+    from trio_broker.broker.session import Session
+    from trio_broker.broker.supervise import Supervisor
+    from trio_broker.config import BrokerConfig
+    from trio_broker.host.interface import Host
+
+
+@define(eq=False)
+class BrokerState:
+    """The running broker, as its handlers see it.
+
+    Attributes:
+        request_memory: frames being handled or waiting for the disk.
+        response_memory: fetched bytes being sent.
+        draining: no new request is taken; parked ones answer with what they have.
+        bound: addresses listened on, with their real ports.
+        clients: connections open now.
+        client_left: wakes when a connection has ended.
+        connections: nursery of the connections' tasks.
+    """
+
+    config: BrokerConfig
+    host: Host
+    supervisor: Supervisor
+    router: TopicRouter = field(factory=TopicRouter)
+    flusher: ResponseFlusher = field(factory=ResponseFlusher)
+    log_dirs: list[LogDir] = field(factory=list)
+    draining: bool = False
+    request_memory: MemoryPool = field(init=False)
+    response_memory: MemoryPool = field(init=False)
+    bound: list[tuple[str, int]] = field(factory=list)
+    clients: dict[Connection, None] = field(factory=dict)
+    client_left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+    connections: trio.Nursery | None = None
+    _controller: Controller | None = None
+    _coordinator: GroupCoordinator | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Size the pools."""
+        self.request_memory = MemoryPool(self.config.network.request_memory_bytes)
+        self.response_memory = MemoryPool(self.config.network.response_memory_bytes)
+
+    @property
+    def controller(self) -> Controller:
+        """Decides about topics; there once the broker has started."""
+        assert self._controller is not None
+        return self._controller
+
+    @controller.setter
+    def controller(self, controller: Controller) -> None:
+        self._controller = controller
+
+    @property
+    def coordinator(self) -> GroupCoordinator:
+        """Keeps committed offsets; there once the broker has started."""
+        assert self._coordinator is not None
+        return self._coordinator
+
+    @coordinator.setter
+    def coordinator(self, coordinator: GroupCoordinator) -> None:
+        self._coordinator = coordinator
+
+    def start_connection_task(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Start a helper task of a connection, which ends with the connections."""
+        assert self.connections is not None
+        self.connections.start_soon(function)
+
+    def advertised(self, session: Session) -> tuple[str, int]:
+        """Return the address that a client is told to use."""
+        if self.config.advertised is not None:
+            return split_address(self.config.advertised)
+        if session.listener is not None:
+            return session.listener
+        return self.bound[0] if self.bound else ("localhost", 0)
