@@ -1,0 +1,98 @@
+"""Facts about this process and its disks, for limits, health, metrics and benchmarks.
+
+Owns nothing. Functions that only read counters of the own process may be called on the event loop;
+those that ask a filesystem say so and belong into a job.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import NamedTuple
+
+import psutil
+
+_process = psutil.Process()
+
+
+class ProcessFacts(NamedTuple):
+    """What this process uses now."""
+
+    resident_bytes: int
+    cpu_seconds: float
+    threads: int
+    descriptors: int
+
+
+class MountFacts(NamedTuple):
+    """The filesystem that holds a path."""
+
+    device: str
+    mount_point: str
+    kind: str
+
+
+def descriptors_max() -> int:
+    """Return how many descriptors this process may have open (the soft RLIMIT_NOFILE)."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 2**31 - 1
+
+
+def raise_descriptors_max() -> int:
+    """Lift the soft limit of descriptors to the hard one, as servers do; return the new limit.
+
+    Only the command line calls this: an embedding program's limits are its own.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass  # macOS says "unlimited" and means OPEN_MAX: then the old limit stays
+    return descriptors_max()
+
+
+def open_descriptors() -> int:
+    """Return how many descriptors this process has open: files, sockets and all else."""
+    return _current_process().num_fds()
+
+
+def process_facts() -> ProcessFacts:
+    """Return what this process uses. Reads counters only; some 100 microseconds."""
+    process = _current_process()
+    with process.oneshot():
+        return ProcessFacts(
+            resident_bytes=process.memory_info().rss,
+            cpu_seconds=sum(process.cpu_times()[:2]),
+            threads=process.num_threads(),
+            descriptors=process.num_fds(),
+        )
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return psutil.virtual_memory().total
+
+
+def mount_of(path: str) -> MountFacts | None:
+    """Return the filesystem that holds `path`, or None if the system does not say.
+
+    Asks the filesystem: call it in a job.
+    """
+    real = os.path.realpath(path)
+    best: MountFacts | None = None
+    for found in psutil.disk_partitions(all=True):
+        point = found.mountpoint
+        if real == point or real.startswith(point.rstrip("/") + "/"):
+            # Later mounts on the same point hide earlier ones.
+            if best is None or len(point) >= len(best.mount_point):
+                best = MountFacts(found.device, point, found.fstype)
+    return best
+
+
+def _current_process() -> psutil.Process:
+    """Return this process, also after a fork."""
+    global _process  # noqa: PLW0603 - a cache of one handle
+    if _process.pid != os.getpid():
+        _process = psutil.Process()
+    return _process

@@ -1,0 +1,28 @@
+"""The machine as it is: `real_host` puts the parts of this folder together."""
+
+from __future__ import annotations
+
+from trio_broker.host.clock import RealWallClock
+from trio_broker.host.entropy import RealEntropy
+from trio_broker.host.file_system import RealFileSystem
+from trio_broker.host.interface import Host
+from trio_broker.host.lanes import RealLane
+from trio_broker.host.sockets import RealNetwork
+
+
+def real_host(name: str = "local") -> Host:
+    """Return this machine, with a handle ledger and random streams of its own.
+
+    Nothing is opened yet, and nothing needs closing but what is opened through it.
+
+    Args:
+        name: for logs.
+    """
+    return Host(
+        name=name,
+        fs=RealFileSystem(),
+        network=RealNetwork(),
+        wall=RealWallClock(),
+        entropy=RealEntropy(),
+        open_lane=RealLane,
+    )

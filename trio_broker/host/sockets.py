@@ -1,0 +1,337 @@
+"""Real TCP: listeners and byte streams on non-blocking sockets, without Trio's stream layer.
+
+Owns the sockets. `broker.listeners` accepts, one task per connection receives and sends. A
+`trio.SocketStream` would cost four times as much per 16 KiB request: here bytes land in the
+caller's own buffer, and a reply of many parts goes out in one system call.
+
+Faults of a connection are `trio.BrokenResourceError`, with the `OSError` as cause. Those of a
+listener reach the caller as they are, since some of them ("no descriptors left") are the broker's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import checkpoint_if_cancelled, notify_closing, wait_readable, wait_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_broker.host.interface import Buffer
+
+#: Most buffers of one vectored send (IOV_MAX on Linux and macOS).
+SEND_BUFFERS_MAX = 1024
+#: As long as the system lets it be (net.core.somaxconn): a reconnecting fleet arrives at once.
+_BACKLOG = 0xFFFF
+#: How often to try for one free port on all addresses of a name, when port 0 is asked for.
+_PORT_ATTEMPTS_MAX = 8
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def _address_text(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Return ``host:port``, with brackets around an IPv6 address."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class RealStream:
+    """A connected socket; the terms are those of `interface.Stream`.
+
+    Attributes:
+        peer: remote address, ``host:port``.
+    """
+
+    __slots__ = ("peer", "_socket", "_descriptor")
+
+    def __init__(self, connected: socket.socket, peer: str) -> None:
+        """Take over `connected`, which is non-blocking."""
+        self.peer = peer
+        self._socket = connected
+        self._descriptor = connected.fileno()  # -1: closed
+
+    def __repr__(self) -> str:
+        return f"<RealStream {self.peer} {'closed' if self._descriptor < 0 else 'open'}>"
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes and put them into `buffer`; return how many, 0 at the end."""
+        assert len(buffer) > 0, "an empty buffer cannot be told from the end of the stream"
+        while True:
+            # Waiting first costs less than trying first: the bytes are rarely there already.
+            await wait_readable(self._usable())
+            try:
+                return self._socket.recv_into(buffer)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._broken(error) from error
+
+    def send_nowait(self, buffer: Buffer) -> int:
+        """Hand over what fits without waiting; return the number of bytes (possibly 0)."""
+        self._usable()
+        try:
+            return self._socket.send(buffer)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken(error) from error
+
+    async def send_vectored(self, buffers: Sequence[Buffer]) -> None:
+        """Send all buffers in order. Yields to other tasks only when the peer is slow."""
+        await checkpoint_if_cancelled()
+        first = 0
+        rest: memoryview | None = None  # what a partial send left of buffers[first]
+        while first < len(buffers):
+            chunk: Sequence[Buffer] = buffers[first : first + SEND_BUFFERS_MAX]
+            if rest is not None:
+                chunk = [rest, *chunk[1:]]
+            sent = self._send_chunk(chunk)
+            if sent == sum(map(len, chunk)):
+                first += len(chunk)
+                rest = None
+                continue
+            skipped = 0
+            while sent >= len(chunk[skipped]):
+                sent -= len(chunk[skipped])
+                skipped += 1
+            first += skipped
+            rest = memoryview(chunk[skipped])[sent:]
+            await wait_writable(self._usable())
+
+    def _send_chunk(self, chunk: Sequence[Buffer]) -> int:
+        self._usable()
+        try:
+            return self._socket.sendmsg(chunk)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken(error) from error
+
+    def close(self) -> None:
+        """Close at once, in both directions. Idempotent; wakes tasks waiting in this stream."""
+        if self._descriptor < 0:
+            return
+        notify_closing(self._descriptor)
+        self._descriptor = -1
+        _close_socket(self._socket)
+
+    def _usable(self) -> int:
+        if self._descriptor < 0:
+            message = f"the connection with {self.peer} was closed here"
+            raise trio.ClosedResourceError(message)
+        return self._descriptor
+
+    def _broken(self, error: OSError) -> trio.BrokenResourceError:
+        return trio.BrokenResourceError(f"connection with {self.peer}: {error}")
+
+
+class RealListener:
+    """A listening socket; the terms are those of `interface.Listener`.
+
+    Attributes:
+        host: address bound to.
+        port: port bound to.
+    """
+
+    __slots__ = ("host", "port", "_socket", "_descriptor", "_spare")
+
+    def __init__(self, listening: socket.socket) -> None:
+        """Take over `listening`, which is bound, listening and non-blocking."""
+        self.host, self.port = listening.getsockname()[:2]
+        self._socket = listening
+        self._descriptor = listening.fileno()  # -1: closed
+        self._spare = -1
+        self._reserve()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._descriptor < 0 else "open"
+        return f"<RealListener {_address_text((self.host, self.port))} {state}>"
+
+    async def accept(self) -> RealStream:
+        """Wait for the next connection.
+
+        With no descriptor left, a spare one is given up to take the connection and close it, since
+        its client would else wait in the backlog until it times out. The error is raised all the
+        same: the caller logs it and pauses.
+
+        Raises:
+            OSError: EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED, ...; the listener still works.
+            ClosedResourceError: it was closed.
+        """
+        while True:
+            if self._descriptor < 0:
+                raise trio.ClosedResourceError
+            await wait_readable(self._descriptor)
+            try:
+                accepted, address = self._socket.accept()
+            except BlockingIOError:
+                continue  # the client has gone again
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._turn_away()
+                raise
+            if self._spare < 0:
+                self._reserve()
+            return _stream(accepted, address)
+
+    def close(self) -> None:
+        """Stop listening; a waiting `accept` raises ClosedResourceError. Idempotent."""
+        if self._descriptor < 0:
+            return
+        notify_closing(self._descriptor)
+        self._descriptor = -1
+        self._release_spare()
+        _close_socket(self._socket)
+
+    def _turn_away(self) -> None:
+        """Close the connection at the head of the backlog, with the spare descriptor's help."""
+        if self._spare < 0:
+            self._reserve()
+            return
+        self._release_spare()
+        with suppress(OSError):  # another thread was quicker: then the client waits, no worse
+            self._socket.accept()[0].close()
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """Hold a spare descriptor, if there is one to be had."""
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _release_spare(self) -> None:
+        spare, self._spare = self._spare, -1
+        if spare >= 0:
+            os.close(spare)
+
+
+class RealNetwork:
+    """The sockets of this machine; the terms are those of `interface.Network`."""
+
+    async def listen(self, host: str, port: int) -> Sequence[RealListener]:
+        """Bind every address that `host` resolves to, all on the same port.
+
+        IPv6 addresses are left out where the system has IPv6 switched off and there are others.
+
+        Raises:
+            OSError: naming the address; then nothing stays bound.
+        """
+        try:
+            found = await trio.socket.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except socket.gaierror as error:
+            raise OSError(errno.EADDRNOTAVAIL, f"cannot resolve {host!r}: {error}") from error
+        # In the resolver's order, without what it says twice.
+        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        for attempt in range(_PORT_ATTEMPTS_MAX):
+            try:
+                return _listen_on_all(addresses)
+            except OSError as error:
+                # The port that the first address got by chance is taken on another one.
+                is_chance = port == 0 and error.errno == errno.EADDRINUSE
+                if not is_chance or attempt == _PORT_ATTEMPTS_MAX - 1:
+                    raise
+        raise AssertionError
+
+    async def connect(self, host: str, port: int) -> RealStream:
+        """Connect to the first address of `host` that answers (RFC 8305).
+
+        Raises:
+            OSError: no address did; the errno is that of one of them.
+        """
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            text = f"cannot connect to {host}:{port}: {error}"
+            raise OSError(_first_errno(error), text) from error
+        # Trio's stream is left without a socket, and this one takes the descriptor over.
+        connected = socket.socket(fileno=stream.socket.detach())
+        try:
+            address = connected.getpeername()
+        except OSError:  # the peer has already gone: the first use of the stream says so
+            address = (host, port)
+        return _stream(connected, address)
+
+
+def _stream(connected: socket.socket, address: tuple[str, int]) -> RealStream:
+    """Make a stream of a connected socket, or close it if that fails."""
+    try:
+        connected.setblocking(False)
+        with suppress(OSError):  # macOS: EINVAL if the peer has gone; its first use will say so
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A client that vanished without a word is noticed in the end, as with Kafka.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return RealStream(connected, _address_text(address))
+    except BaseException:
+        connected.close()
+        raise
+
+
+_Address = tuple[int, tuple[str | bytes, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+
+
+def _listen_on_all(addresses: Sequence[_Address]) -> list[RealListener]:
+    """Listen on each address; give later ones the port that the system chose for the first."""
+    sockets: list[socket.socket] = []
+    left_out: OSError | None = None
+    port = 0
+    try:
+        for family, address in addresses:
+            bind_to = (address[0], address[1] or port, *address[2:])
+            try:
+                sockets.append(_listen_on_one(family, bind_to))
+            except OSError as error:
+                if family == socket.AF_INET6 and error.errno in {
+                    errno.EAFNOSUPPORT,
+                    errno.EADDRNOTAVAIL,
+                }:
+                    left_out = error
+                    continue
+                raise
+            port = sockets[-1].getsockname()[1]
+        if not sockets and left_out is not None:
+            raise left_out
+    except BaseException:
+        for bound in sockets:
+            bound.close()
+        raise
+    return [RealListener(bound) for bound in sockets]
+
+
+def _listen_on_one(family: int, address: tuple[object, ...]) -> socket.socket:
+    bound: socket.socket | None = None
+    try:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setblocking(False)
+        # Else a restart would have to wait for the last connections' TIME_WAIT.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        if bound is not None:
+            bound.close()
+        text = f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}"
+        raise OSError(error.errno, text) from error
+    return bound
+
+
+def _first_errno(error: BaseException) -> int | None:
+    """Return the errno of `error`, or of the first of its causes that has one."""
+    if isinstance(error, socket.gaierror):
+        return errno.EHOSTUNREACH  # its own numbers are no errnos
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__,)
+    numbers = (_first_errno(cause) for cause in causes if cause is not None)
+    return next((number for number in numbers if number is not None), None)
+
+
+def _close_socket(closing: socket.socket) -> None:
+    with suppress(ConnectionError):  # FreeBSD and macOS report a reset here; it is closed anyway
+        closing.close()
