@@ -31,8 +31,8 @@ def create(world, *requests, rules=RULES, validate_only=False):
 
 def code_of(world, request, **keywords) -> ErrorCode:
     (result,) = create(world, request, **keywords).results
-    assert (result.error_message is None) == (result.error_code is ErrorCode.NONE)
-    return result.error_code
+    assert (result.message is None) == (result.code is ErrorCode.NONE)
+    return result.code
 
 
 def test_a_topic_with_defaults():
@@ -123,7 +123,7 @@ def test_a_name_given_twice_is_refused_once_and_others_are_created():
     decision = create(
         world, NewTopic(name="twice"), NewTopic(name="orders"), NewTopic(name="twice")
     )
-    assert [(result.name, result.error_code) for result in decision.results] == [
+    assert [(result.name, result.code) for result in decision.results] == [
         ("twice", ErrorCode.INVALID_REQUEST),
         ("orders", ErrorCode.NONE),
     ]
@@ -133,7 +133,7 @@ def test_a_name_given_twice_is_refused_once_and_others_are_created():
 def test_names_that_collide_within_one_request():
     world = world_with_brokers()
     results = create(world, NewTopic(name="a.b"), NewTopic(name="a_b")).results
-    assert [result.error_code for result in results] == [
+    assert [result.code for result in results] == [
         ErrorCode.NONE,
         ErrorCode.INVALID_TOPIC_EXCEPTION,
     ]
@@ -145,7 +145,7 @@ def test_limits_count_what_the_same_request_already_took():
     results = create(
         world, *(NewTopic(name=f"t{i}", partitions=2) for i in range(3)), rules=rules
     ).results
-    assert [result.error_code for result in results] == [
+    assert [result.code for result in results] == [
         ErrorCode.NONE,
         ErrorCode.NONE,
         ErrorCode.POLICY_VIOLATION,
@@ -158,8 +158,8 @@ def test_a_validation_decides_the_same_and_commits_nothing():
     decision = create(world, NewTopic(name="orders"), NewTopic(name="bad/name"), validate_only=True)
     assert not decision.steps
     good, bad = decision.results
-    assert (good.error_code, good.partitions, good.topic_id) == (0, 3, ZERO_TOPIC_ID)
-    assert bad.error_code is ErrorCode.INVALID_TOPIC_EXCEPTION
+    assert (good.code, good.partitions, good.topic_id) == (0, 3, ZERO_TOPIC_ID)
+    assert bad.code is ErrorCode.INVALID_TOPIC_EXCEPTION
     assert not world.image.topics_by_name
 
 
@@ -214,7 +214,7 @@ def test_each_name_gets_one_answer_that_comes_true(first, second):
     existing = set(world.image.topics_by_name)
     results = create(world, *second).results
     assert [result.name for result in results] == list({topic.name: 0 for topic in second})
-    created = {result.name for result in results if result.error_code is ErrorCode.NONE}
+    created = {result.name for result in results if result.code is ErrorCode.NONE}
     assert set(world.image.topics_by_name) == existing | created
     assert not existing & created
     for result in results:

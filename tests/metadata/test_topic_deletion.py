@@ -43,7 +43,7 @@ def test_by_name_and_by_id(world):
     orders = world.image.topics_by_name["orders"]
     carts = world.image.topics_by_name["carts"]
     results = delete(world, TopicReference(name="orders"), TopicReference(topic_id=carts.topic_id))
-    assert [(r.name, r.topic_id, r.error_code) for r in results] == [
+    assert [(r.name, r.topic_id, r.code) for r in results] == [
         ("orders", orders.topic_id, ErrorCode.NONE),
         ("carts", carts.topic_id, ErrorCode.NONE),
     ]
@@ -94,8 +94,8 @@ def test_refusals(world):
     ]
     for reference, code in cases:
         (result,) = delete(world, reference)
-        assert result.error_code is code, reference
-        assert result.error_message
+        assert result.code is code, reference
+        assert result.message
         assert result.partitions == ()
     (unknown,) = delete(world, TopicReference(name="nope"))
     assert (unknown.name, unknown.topic_id) == ("nope", ZERO_TOPIC_ID)
@@ -112,7 +112,7 @@ def test_naming_a_topic_twice_in_any_way_refuses_it_once(world):
         TopicReference(name="nope"),
         TopicReference(name="nope"),
     )
-    assert [(r.name, r.error_code) for r in results] == [
+    assert [(r.name, r.code) for r in results] == [
         ("orders", ErrorCode.INVALID_REQUEST),
         ("carts", ErrorCode.NONE),
         ("nope", ErrorCode.INVALID_REQUEST),

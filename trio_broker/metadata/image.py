@@ -169,7 +169,7 @@ class MetadataImage:
     Attributes:
         defaults: configuration of topics where nothing was set explicitly.
         revision: revision of the store this image shows.
-        cluster_id: None only before the first start has committed one.
+        cluster_id: empty only before the first start has committed one.
         next_producer_id: first producer id that nobody has taken.
         producer_ids_revision: revision of that number's last change, 0 if there was none.
         topics_by_name: every topic.
@@ -183,7 +183,7 @@ class MetadataImage:
 
     defaults: TopicConfig
     revision: int = 0
-    cluster_id: str | None = None
+    cluster_id: str = ""
     next_producer_id: int = 0
     producer_ids_revision: int = 0
     topics_by_name: Mapping[TopicName, TopicState] = field(factory=dict, repr=False)

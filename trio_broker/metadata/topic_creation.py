@@ -69,8 +69,8 @@ class CreateTopicResult:
 
     Attributes:
         name: as asked for.
-        error_code: NONE, or why there is no such new topic.
-        error_message: the reason for people, None without an error.
+        code: NONE, or why there is no such new topic.
+        message: the reason for people, None without an error.
         topic_id: of the new topic; zero after an error and for a mere validation.
         partitions: number of partitions, -1 after an error.
         replication_factor: replicas of each, -1 after an error.
@@ -79,17 +79,17 @@ class CreateTopicResult:
     """
 
     name: str
-    error_code: ErrorCode = ErrorCode.NONE
-    error_message: str | None = None
+    code: ErrorCode = ErrorCode.NONE
+    message: str | None = None
     topic_id: TopicId = ZERO_TOPIC_ID
     partitions: int = -1
     replication_factor: int = -1
     config: TopicConfig | None = None
     configs: Mapping[str, str] = field(factory=dict)
 
-    def failed(self, error_code: ErrorCode, error_message: str) -> CreateTopicResult:
+    def failed(self, code: ErrorCode, message: str) -> CreateTopicResult:
         """Return the answer if the topic could not be created after all."""
-        return CreateTopicResult(name=self.name, error_code=error_code, error_message=error_message)
+        return CreateTopicResult(name=self.name, code=code, message=message)
 
 
 @frozen

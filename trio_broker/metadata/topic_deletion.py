@@ -42,20 +42,20 @@ class DeleteTopicResult:
     Attributes:
         name: None where only an unknown id was given.
         topic_id: zero where only an unknown name was given.
-        error_code: NONE, or why it was not deleted.
-        error_message: the reason for people, None without an error.
+        code: NONE, or why it was not deleted.
+        message: the reason for people, None without an error.
         partitions: what must stop now, empty after an error.
     """
 
     name: str | None
     topic_id: TopicId = ZERO_TOPIC_ID
-    error_code: ErrorCode = ErrorCode.NONE
-    error_message: str | None = None
+    code: ErrorCode = ErrorCode.NONE
+    message: str | None = None
     partitions: tuple[PartitionState, ...] = ()
 
-    def failed(self, error_code: ErrorCode, error_message: str) -> DeleteTopicResult:
+    def failed(self, code: ErrorCode, message: str) -> DeleteTopicResult:
         """Return the answer if the topic could not be deleted after all."""
-        return attrs.evolve(self, error_code=error_code, error_message=error_message, partitions=())
+        return attrs.evolve(self, code=code, message=message, partitions=())
 
 
 @frozen
