@@ -23,7 +23,9 @@ HEADER_BYTES_MAX = 4096
 HEADER_TAGS_MAX = 32
 
 _REQUEST_HEAD = Struct(">hhih")
-_RESPONSE_HEAD = Struct(">ii")
+_pack_request_head = Struct(">ihhi").pack
+_pack_response_head = Struct(">ii").pack
+_pack_flexible_response_head = Struct(">iiB").pack
 _FIXED_REQUEST_HEADER_BYTES = _REQUEST_HEAD.size
 _read_request_head = _REQUEST_HEAD.unpack_from
 _read_int32 = Struct(">i").unpack_from
@@ -103,26 +105,26 @@ def response_header_is_flexible(api_key: int, api_version: int) -> bool:
     )
 
 
-def frame_response(api_key: int, api_version: int, correlation_id: int, body: bytes) -> bytes:
-    """Put size and response header in front of an encoded body."""
+def response_head(api_key: int, api_version: int, correlation_id: int, body_bytes: int) -> bytes:
+    """Encode what precedes the body of a response: size and header."""
     if response_header_is_flexible(api_key, api_version):
-        return b"%b\x00%b" % (_RESPONSE_HEAD.pack(len(body) + 5, correlation_id), body)
-    return _RESPONSE_HEAD.pack(len(body) + 4, correlation_id) + body
+        return _pack_flexible_response_head(body_bytes + 5, correlation_id, 0)
+    return _pack_response_head(body_bytes + 4, correlation_id)
 
 
-def frame_request(
-    api_key: int, api_version: int, correlation_id: int, client_id: str | None, body: bytes
+def request_head(
+    api_key: int, api_version: int, correlation_id: int, client_id: str | None, body_bytes: int
 ) -> bytes:
-    """Put size and request header in front of an encoded body.
+    """Encode what precedes the body of a request: size and header.
 
     Raises:
-        ValueError: a header field does not fit.
+        ValueError: the client id is longer than 32767 bytes.
     """
-    head = struct.pack(">hhi", api_key, api_version, correlation_id)
-    head += b"\xff\xff" if client_id is None else encode_string(client_id)
+    name = b"\xff\xff" if client_id is None else encode_string(client_id)
     if api_version >= _flexible_from.get(api_key, _UNKNOWN_APIS_FLEXIBLE_FROM):
-        head += b"\x00"
-    return b"%b%b%b" % (struct.pack(">i", len(head) + len(body)), head, body)
+        name += b"\x00"
+    size = 8 + len(name) + body_bytes
+    return _pack_request_head(size, api_key, api_version, correlation_id) + name
 
 
 def decode_response_header(api_key: int, api_version: int, frame: Buffer) -> tuple[int, int]:
