@@ -16,6 +16,7 @@ import trio
 
 from trio_broker.broker.controller import open_controller
 from trio_broker.broker.group_coordinator import GroupCoordinator
+from trio_broker.broker.handlers.table import SERVED
 from trio_broker.broker.housekeeping import keep_house
 from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_listeners
 from trio_broker.broker.log_dir import open_log_dirs
@@ -46,7 +47,9 @@ class BrokerTree:
     """
 
     def __init__(self, config: BrokerConfig, host: Host, *, reraise: bool = False) -> None:
-        self.state = BrokerState(config=config, host=host, supervisor=Supervisor(reraise=reraise))
+        self.state = BrokerState(
+            config=config, host=host, supervisor=Supervisor(reraise=reraise), served=SERVED
+        )
         self.clean = False
         self.started = False
         self.ended = trio.Event()

@@ -149,18 +149,16 @@ class Connection:
                 if count == 0:
                     return
                 handled_bytes += count
-                splitter.received(count)
-                was_mid_frame = splitter.is_mid_frame
+                splitter.received(count, trio.current_time())
                 while (frame := splitter.next_frame()) is not None:
-                    was_mid_frame = False
                     await self._handle(frame)
                     if self.draining:
                         return
                 self._state.flusher.flush()
-                if not splitter.is_mid_frame:
+                if splitter.partial_since is None:
                     self.deadline = trio.current_time() + network.connection_idle_seconds
-                elif not was_mid_frame:
-                    self.deadline = trio.current_time() + network.frame_seconds_max
+                else:
+                    self.deadline = splitter.partial_since + network.frame_seconds_max
                 if handled_bytes >= FAIRNESS_BYTES:
                     handled_bytes = 0
                     await trio.lowlevel.cancel_shielded_checkpoint()

@@ -17,11 +17,12 @@ from trio_broker.broker.topics import TopicRouter
 from trio_broker.config import split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from trio_broker.broker.connection import Connection
     from trio_broker.broker.controller import Controller
     from trio_broker.broker.group_coordinator import GroupCoordinator
+    from trio_broker.broker.handlers.served import ServedApi
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.session import Session
     from trio_broker.broker.supervise import Supervisor
@@ -34,6 +35,7 @@ class BrokerState:
     """The running broker, as its handlers see it.
 
     Attributes:
+        served: APIs by number, for ApiVersions.
         request_memory: frames being handled or waiting for the disk.
         response_memory: fetched bytes being sent.
         draining: no new request is taken; parked ones answer with what they have.
@@ -46,6 +48,7 @@ class BrokerState:
     config: BrokerConfig
     host: Host
     supervisor: Supervisor
+    served: Mapping[int, ServedApi]
     router: TopicRouter = field(factory=TopicRouter)
     flusher: ResponseFlusher = field(factory=ResponseFlusher)
     log_dirs: list[LogDir] = field(factory=list)

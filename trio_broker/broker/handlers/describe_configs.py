@@ -1,0 +1,104 @@
+"""DescribeConfigs (key 32), versions 1 to 4: configuration of topics and of this broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.handlers.topic_configs import (
+    ConfigEntry,
+    describe_broker_configs,
+    describe_topic_configs,
+)
+from trio_broker.errors import ErrorCode
+from trio_broker.names import TopicName, topic_name_fault
+from trio_broker.wire.messages.describe_configs import (
+    DescribeConfigsRequest,
+    DescribeConfigsResource,
+    DescribeConfigsResourceResult,
+    DescribeConfigsResponse,
+    DescribeConfigsResult,
+    DescribeConfigsSynonym,
+)
+
+if TYPE_CHECKING:
+    from trio_broker.broker.session import Session
+    from trio_broker.broker.state import BrokerState
+
+# org.apache.kafka.common.config.ConfigResource.Type, as numbers of the protocol.
+_TOPIC = 2
+_BROKER = 4
+
+
+async def handle(
+    state: BrokerState, session: Session, version: int, request: DescribeConfigsRequest
+) -> DescribeConfigsResponse:
+    """List the configuration of each resource, or the keys asked for."""
+    del session, version
+    await trio.lowlevel.checkpoint()
+    return DescribeConfigsResponse(
+        results=[_describe(state, resource, request) for resource in request.resources]
+    )
+
+
+def _describe(
+    state: BrokerState, resource: DescribeConfigsResource, request: DescribeConfigsRequest
+) -> DescribeConfigsResult:
+    code, message, entries = _entries(state, resource)
+    wanted = resource.configuration_keys
+    if wanted is not None:
+        entries = [entry for entry in entries if entry.name in set(wanted)]
+    return DescribeConfigsResult(
+        error_code=code,
+        error_message=message,
+        resource_type=resource.resource_type,
+        resource_name=resource.resource_name,
+        configs=[_result(entry, request) for entry in entries],
+    )
+
+
+def _entries(
+    state: BrokerState, resource: DescribeConfigsResource
+) -> tuple[ErrorCode, str | None, list[ConfigEntry]]:
+    name = resource.resource_name
+    if resource.resource_type == _TOPIC:
+        fault = topic_name_fault(name)
+        if fault is not None:
+            return ErrorCode.INVALID_TOPIC_EXCEPTION, fault, []
+        topic = state.controller.image.topics_by_name.get(TopicName(name))
+        if topic is None:
+            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {name!r}", []
+        return (
+            ErrorCode.NONE,
+            None,
+            describe_topic_configs(state.config, topic.config, topic.configs),
+        )
+    if resource.resource_type == _BROKER:
+        if name == "":
+            return ErrorCode.NONE, None, []  # the cluster-wide dynamic defaults: there are none
+        if name != str(state.config.node_id):
+            return ErrorCode.INVALID_REQUEST, f"this is broker {state.config.node_id}", []
+        return ErrorCode.NONE, None, describe_broker_configs(state.config)
+    return (
+        ErrorCode.INVALID_REQUEST,
+        f"resources of type {resource.resource_type} have no configuration here",
+        [],
+    )
+
+
+def _result(entry: ConfigEntry, request: DescribeConfigsRequest) -> DescribeConfigsResourceResult:
+    synonyms = entry.synonyms if request.include_synonyms else ()
+    return DescribeConfigsResourceResult(
+        name=entry.name,
+        value=entry.value,
+        read_only=entry.read_only,
+        config_source=entry.source,
+        is_sensitive=False,
+        synonyms=[
+            DescribeConfigsSynonym(name=synonym.name, value=synonym.value, source=synonym.source)
+            for synonym in synonyms
+        ],
+        config_type=entry.type,
+        documentation=entry.documentation if request.include_documentation else None,
+    )

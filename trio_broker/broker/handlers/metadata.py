@@ -1,0 +1,134 @@
+"""Metadata (key 3), versions 0 to 13: brokers, topics, partitions and their leaders.
+
+A topic that does not exist is created if the client allows it and `auto_create_topics` is on; the
+answer then already names its leader, since creation returns when the replicas run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.handlers.topology import (
+    CLUSTER_OPERATIONS,
+    NO_OPERATIONS,
+    TOPIC_OPERATIONS,
+    broker_address,
+)
+from trio_broker.errors import ErrorCode
+from trio_broker.metadata.decisions import NewTopic
+from trio_broker.metadata.image import PartitionState, TopicState
+from trio_broker.names import INTERNAL_TOPIC_NAMES, ZERO_TOPIC_ID, TopicName, topic_name_fault
+from trio_broker.wire.messages.metadata import (
+    MetadataRequest,
+    MetadataRequestTopic,
+    MetadataResponse,
+    MetadataResponseBroker,
+    MetadataResponsePartition,
+    MetadataResponseTopic,
+)
+
+if TYPE_CHECKING:
+    from trio_broker.broker.session import Session
+    from trio_broker.broker.state import BrokerState
+
+
+async def handle(
+    state: BrokerState, session: Session, version: int, request: MetadataRequest
+) -> MetadataResponse:
+    """Describe the cluster and the topics asked for, creating those that may be created."""
+    await trio.lowlevel.checkpoint()
+    wanted = request.topics
+    if wanted is None or (version == 0 and not wanted):
+        image = state.controller.image
+        topics = [
+            _describe(state, topic, request)
+            for name, topic in sorted(image.topics_by_name.items())
+        ]
+    else:
+        await _create_missing(state, wanted, request)
+        topics = [_find(state, one, request) for one in wanted]
+    node_id, host, port = broker_address(state, session)
+    return MetadataResponse(
+        brokers=[MetadataResponseBroker(node_id=node_id, host=host, port=port)],
+        cluster_id=state.controller.image.cluster_id,
+        controller_id=node_id,
+        topics=topics,
+        cluster_authorized_operations=(
+            CLUSTER_OPERATIONS
+            if request.include_cluster_authorized_operations
+            else NO_OPERATIONS
+        ),
+    )
+
+
+async def _create_missing(
+    state: BrokerState, wanted: list[MetadataRequestTopic], request: MetadataRequest
+) -> None:
+    if not (request.allow_auto_topic_creation and state.config.auto_create_topics):
+        return
+    image = state.controller.image
+    missing = [
+        NewTopic(name=name)
+        for name in dict.fromkeys(one.name for one in wanted if one.name is not None)
+        if TopicName(name) not in image.topics_by_name
+        and name not in INTERNAL_TOPIC_NAMES
+        and topic_name_fault(name) is None
+    ]
+    if missing and not state.draining:
+        await state.controller.create_topics(missing)
+
+
+def _find(
+    state: BrokerState, wanted: MetadataRequestTopic, request: MetadataRequest
+) -> MetadataResponseTopic:
+    image = state.controller.image
+    if wanted.name is None:
+        topic = image.topics_by_id.get(wanted.topic_id)
+        code = ErrorCode.UNKNOWN_TOPIC_ID
+    else:
+        topic = image.topics_by_name.get(TopicName(wanted.name))
+        code = (
+            ErrorCode.INVALID_TOPIC_EXCEPTION
+            if topic_name_fault(wanted.name)
+            else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        )
+    if topic is not None:
+        return _describe(state, topic, request)
+    topic_id = wanted.topic_id if wanted.name is None else ZERO_TOPIC_ID
+    return MetadataResponseTopic(
+        error_code=code, name=wanted.name, topic_id=topic_id, partitions=()
+    )
+
+
+def _describe(
+    state: BrokerState, topic: TopicState, request: MetadataRequest
+) -> MetadataResponseTopic:
+    return MetadataResponseTopic(
+        error_code=ErrorCode.NONE,
+        name=topic.name,
+        topic_id=topic.topic_id,
+        is_internal=topic.is_internal,
+        partitions=[_describe_partition(state, partition) for partition in topic.partitions],
+        topic_authorized_operations=(
+            TOPIC_OPERATIONS if request.include_topic_authorized_operations else NO_OPERATIONS
+        ),
+    )
+
+
+def _describe_partition(
+    state: BrokerState, partition: PartitionState
+) -> MetadataResponsePartition:
+    routed = state.router.by_id.get(partition.topic_id)
+    replica = routed.replica(partition.partition) if routed is not None else None
+    online = replica is not None and not replica.refusal
+    return MetadataResponsePartition(
+        error_code=ErrorCode.NONE if online else ErrorCode.LEADER_NOT_AVAILABLE,
+        partition_index=partition.partition,
+        leader_id=partition.leader,
+        leader_epoch=partition.leader_epoch,
+        replica_nodes=partition.replica_ids,
+        isr_nodes=partition.isr_ids,
+        offline_replicas=() if online else partition.replica_ids,
+    )

@@ -1,0 +1,104 @@
+"""Which APIs are served, in which versions, and by whom.
+
+What is listed here is what ApiVersions advertises, and nothing else is answered: like Apache
+Kafka, the broker closes the connection of a client that sends an API or a version it was not
+offered. ApiVersions itself is the exception, since that is how a client finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from trio_broker.broker.handlers import (
+    api_versions,
+    create_topics,
+    delete_topics,
+    describe_cluster,
+    describe_configs,
+    find_coordinator,
+    init_producer_id,
+    list_offsets,
+    metadata,
+    offset_commit,
+    offset_fetch,
+)
+from trio_broker.broker.handlers.fetch import answer_fetch
+from trio_broker.broker.handlers.served import Handler, ServedApi
+from trio_broker.errors import ErrorCode, ProtocolError
+from trio_broker.wire.api import APIS, ApiKey
+from trio_broker.wire.message import Request, Response, encode_response
+
+if TYPE_CHECKING:
+    from trio_broker.broker.session import Session
+    from trio_broker.broker.state import BrokerState
+    from trio_broker.host.interface import Buffer
+    from trio_broker.wire.headers import RequestHeader
+
+def _served(key: ApiKey, handler: Handler | None) -> tuple[int, ServedApi]:
+    api = APIS[key]
+    return int(key), ServedApi(key, api.min_version, api.max_version, handler)
+
+
+SERVED: Mapping[int, ServedApi] = MappingProxyType(
+    dict(
+        [
+            _served(ApiKey.PRODUCE, None),
+            _served(ApiKey.FETCH, None),
+            _served(ApiKey.LIST_OFFSETS, list_offsets.handle),
+            _served(ApiKey.METADATA, metadata.handle),
+            _served(ApiKey.OFFSET_COMMIT, offset_commit.handle),
+            _served(ApiKey.OFFSET_FETCH, offset_fetch.handle),
+            _served(ApiKey.FIND_COORDINATOR, find_coordinator.handle),
+            _served(ApiKey.API_VERSIONS, api_versions.handle),
+            _served(ApiKey.CREATE_TOPICS, create_topics.handle),
+            _served(ApiKey.DELETE_TOPICS, delete_topics.handle),
+            _served(ApiKey.INIT_PRODUCER_ID, init_producer_id.handle),
+            _served(ApiKey.DESCRIBE_CONFIGS, describe_configs.handle),
+            _served(ApiKey.DESCRIBE_CLUSTER, describe_cluster.handle),
+        ]
+    )
+)
+
+
+def served_api(header: RequestHeader) -> ServedApi:
+    """Return who serves a request.
+
+    Raises:
+        ProtocolError: nobody does; the connection closes.
+    """
+    served = SERVED.get(header.api_key)
+    if served is None:
+        raise ProtocolError(f"API {header.api_key} is not served")
+    if not served.min_version <= header.api_version <= served.max_version:
+        raise ProtocolError(f"{served.key.name} version {header.api_version} is not served")
+    return served
+
+
+async def dispatch(state: BrokerState, session: Session, version: int, request: Request) -> Any:  # noqa: ANN401 - each API has its own response
+    """Let the handler of a decoded request answer it; the embedded API calls this too."""
+    handler = SERVED[type(request).api_key].handler
+    assert handler is not None, "Produce and Fetch have paths of their own"
+    return await handler(state, session, version, request)
+
+
+async def answer(
+    state: BrokerState, session: Session, header: RequestHeader, frame: memoryview
+) -> Sequence[Buffer]:
+    """Answer one request, except Produce, with the buffers of its response.
+
+    Raises:
+        ProtocolError: the request is not legal, or not served.
+    """
+    if header.api_key == ApiKey.FETCH:
+        served_api(header)
+        return await answer_fetch(state, header, frame)
+    version = header.api_version
+    if header.api_key == ApiKey.API_VERSIONS and version > APIS[ApiKey.API_VERSIONS].max_version:
+        response: Response = api_versions.respond(SERVED, ErrorCode.UNSUPPORTED_VERSION)
+        return [encode_response(header.api_key, 0, header.correlation_id, response)]
+    served_api(header)
+    request = APIS[ApiKey(header.api_key)].request_type.decode(frame, version, header.body_start)
+    response = await dispatch(state, session, version, request)
+    return [encode_response(header.api_key, version, header.correlation_id, response)]
