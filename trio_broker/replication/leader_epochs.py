@@ -37,10 +37,7 @@ _UNKNOWN = EpochEnd(UNDEFINED_EPOCH, UNDEFINED_OFFSET)
 
 
 class LeaderEpochCache:
-    """The epochs of one log, oldest first: both epochs and start offsets rise from entry to entry.
-
-    (Start offsets may repeat in Kafka's files only by mistake; here they are made to rise.)
-    """
+    """The epochs of one log, oldest first: epochs and start offsets both rise."""
 
     def __init__(self) -> None:
         self._entries: list[EpochStart] = []
