@@ -35,7 +35,7 @@ _LISTENING = "listening kafka://"
 _STDERR_TAIL_BYTES = 4000
 
 
-class ServerFailed(AssertionError):  # noqa: N818 - states a fact, as the package's own do
+class ServerFailed(AssertionError):
     """The server did not start, or did not stop as it should; carries the end of its stderr."""
 
 

@@ -13,7 +13,7 @@ _POLL_SECONDS = 0.02
 _never = threading.Event()
 
 
-class WaitedTooLong(AssertionError):  # noqa: N818 - states a fact, as the package's own do
+class WaitedTooLong(AssertionError):
     """A condition did not come true in time."""
 
 

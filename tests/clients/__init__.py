@@ -1,0 +1,1 @@
+"""Unmodified Kafka clients against a real server process."""
