@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing
 if TYPE_CHECKING:
-    from trio_broker.broker import Broker, open_broker, serve
+    from trio_broker.broker.embed import Broker, open_broker, serve
     from trio_broker.config import (
         BrokerConfig,
         Durability,
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Broker", "open_broker", "serve"), "trio_broker.broker"),
+    **dict.fromkeys(("Broker", "open_broker", "serve"), "trio_broker.broker.embed"),
     **dict.fromkeys(
         (
             "BrokerConfig",

@@ -222,7 +222,12 @@ SHIELDING_CALLS = {"CancelScope", "move_on_after", "move_on_at", "fail_after", "
 
 
 def shields(source: Source) -> Faults:
-    """Every shield has a deadline, given where it is made."""
+    """Every shield has a deadline, given where it is made.
+
+    A scope may be shielded later if a comment on that line or just above says which deadline
+    ends it.
+    """
+    lines = source.text.splitlines()
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Call):
             name = dotted(node.func).rpartition(".")[2]
@@ -240,7 +245,10 @@ def shields(source: Source) -> Faults:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
-                if isinstance(target, ast.Attribute) and target.attr == "shield":
+                if not isinstance(target, ast.Attribute) or target.attr != "shield":
+                    continue
+                comments = [line.partition("#")[2] for line in lines[node.lineno - 2 : node.lineno]]
+                if not any("deadline" in comment for comment in comments):
                     yield node.lineno, "shield where the scope is made, with a deadline"
 
 
@@ -253,7 +261,8 @@ def is_infinite(node: ast.expr) -> bool:
 
 
 # --- errors --------------------------------------------------------------------------------------
-BOUNDARIES = {"broker/supervise.py"}
+#: Where errors stop, and where the caller's own is kept aside to leave `open_broker` bare.
+BOUNDARIES = {"broker/supervise.py", "broker/embed.py"}
 CATCH_ALL = {"Exception", "BaseException", "BaseExceptionGroup", "ExceptionGroup"}
 
 
@@ -266,10 +275,9 @@ def catch_alls(source: Source) -> Faults:
             names = caught_names(node)
             if not names & CATCH_ALL and names:
                 continue
-            last = node.body[-1]
-            cleans_up = isinstance(last, ast.Raise) and last.exc is None
-            if names == {"BaseException"} and cleans_up:
-                continue  # cleans up and lets it pass
+            raises = [part for part in ast.walk(node) if isinstance(part, ast.Raise)]
+            if names <= {"BaseException", "BaseExceptionGroup"} and names and raises:
+                continue  # cleans up and lets it pass, or unwraps a group
             yield node.lineno, f"catches {', '.join(sorted(names)) or 'everything'}: name the error"
         if isinstance(node, ast.Call) and dotted(node.func).endswith("suppress"):
             names = {dotted(argument).rpartition(".")[2] for argument in node.args}

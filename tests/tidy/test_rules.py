@@ -50,6 +50,7 @@ HONEST = [
     ("machine", "cli/x.py", "import tempfile"),
     ("shields", "broker/x.py", "scope = trio.CancelScope(shield=True, deadline=deadline)"),
     ("shields", "broker/x.py", "with trio.move_on_after(5, shield=True): pass"),
+    ("shields", "broker/x.py", "# stop() sets the deadline\nscope.shield = True"),
     ("catch_alls", "broker/supervise.py", "try:\n    f()\nexcept* Exception:\n    g()"),
     ("catch_alls", "broker/x.py", "try:\n    f()\nexcept BaseException:\n    g()\n    raise"),
     ("catch_alls", "broker/x.py", "try:\n    f()\nexcept OSError:\n    g()"),

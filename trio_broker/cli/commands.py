@@ -1,0 +1,145 @@
+"""The commands. Each turns its arguments into one call and the outcome into an exit code.
+
+Exit codes of `serve`: 0 stopped in order, 1 failed, 2 usage or configuration, 3 forced. Of the
+others: 0 done, 1 failed or found damage, 2 usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from trio_broker import __version__
+from trio_broker.cli.configuration import build_config, describe_settings
+from trio_broker.cli.logs import LEVELS, logging_to_stderr
+from trio_broker.cli.main import EXIT_CRASH, EXIT_USAGE
+from trio_broker.errors import ConfigError, TrioBrokerError
+
+if TYPE_CHECKING:
+    from trio_broker.config import BrokerConfig
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="trio-broker")
+def command_line() -> None:
+    """A message broker that speaks the Apache Kafka protocol."""
+
+
+def _list_settings(context: click.Context, assignments: tuple[str, ...]) -> None:
+    """Answer ``-X list`` and end the command."""
+    if "list" not in assignments:
+        return
+    for key, default, text in describe_settings():
+        click.echo(f"{key}={default}\n    {text}")
+    context.exit()
+
+
+def _config_or_exit(
+    assignments: tuple[str, ...],
+    data_dir: str | None,
+    listeners: tuple[str, ...],
+    advertised: str | None,
+) -> BrokerConfig:
+    try:
+        return build_config(
+            assignments, data_dir=data_dir, listeners=listeners, advertised=advertised
+        )
+    except ConfigError as error:
+        for fault in error.faults:
+            click.echo(f"configuration: {fault}", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+def _announce(addresses: list[tuple[str, int]]) -> None:
+    """Tell whoever started the process where to connect: one line per address, flushed."""
+    for host, port in addresses:
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"listening kafka://{shown}:{port}")
+    sys.stdout.flush()
+
+
+@command_line.command()
+@click.option("--data-dir", metavar="DIR", help="Where everything is kept (default: ./data).")
+@click.option(
+    "--listen",
+    "listeners",
+    metavar="HOST:PORT",
+    multiple=True,
+    help="Address to listen on, port 0 for any; may be repeated (default: 127.0.0.1:9092).",
+)
+@click.option(
+    "--advertise",
+    "advertised",
+    metavar="HOST:PORT",
+    help="Address that clients are told to use, if it differs from the one listened on.",
+)
+@click.option(
+    "-X",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set any configuration value; `-X list` shows them all.",
+)
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    show_default=True,
+    help="auto: text on a terminal, else one JSON object a line.",
+)
+@click.pass_context
+def serve(
+    context: click.Context,
+    data_dir: str | None,
+    listeners: tuple[str, ...],
+    advertised: str | None,
+    assignments: tuple[str, ...],
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Run a broker until SIGTERM or SIGINT.
+
+    Prints one line `listening kafka://HOST:PORT` per address on stdout once it serves; logs go to
+    stderr. Exit code: 0 stopped in order, 1 failed, 2 usage or configuration, 3 forced stop.
+    """
+    _list_settings(context, assignments)
+    config = _config_or_exit(assignments, data_dir, listeners, advertised)
+    from trio_broker.broker.server_main import run_server
+
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    with logging_to_stderr(log_level, as_json=as_json):
+        try:
+            code = trio.run(partial(run_server, config, announce=_announce))
+        except (TrioBrokerError, OSError) as error:
+            click.echo(f"trio-broker: cannot start: {error}", err=True)
+            code = EXIT_CRASH
+    sys.exit(code)
+
+
+@command_line.command()
+@click.option("--records", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000))
+@click.option("--record-bytes", default=100, show_default=True, type=click.IntRange(16, 100_000))
+@click.option(
+    "--durability",
+    type=click.Choice(["fsync", "interval", "os"]),
+    default="fsync",
+    show_default=True,
+    help="What an acknowledgement means.",
+)
+def demo(records: int, record_bytes: int, durability: str) -> None:
+    """Start a broker, send and read back records through a real socket, and show the numbers.
+
+    Everything happens in a temporary directory that is removed at the end.
+    """
+    from trio_broker.cli.demo import run_demo
+
+    try:
+        trio.run(run_demo, records, record_bytes, durability)
+    except (TrioBrokerError, OSError) as error:
+        click.echo(f"trio-broker demo: {error}", err=True)
+        sys.exit(EXIT_CRASH)

@@ -1,0 +1,28 @@
+"""Progress of a long step: a bar where stderr is a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a step of `total` parts; yield a function that is told how many more are done.
+
+    Honours NO_COLOR through rich, and writes to stderr only.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(title, total=total)
+            yield lambda count: bars.advance(task, count)
+        return
+    print(f"{title} ...", file=sys.stderr, flush=True)
+    yield lambda _count: None
