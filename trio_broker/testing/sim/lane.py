@@ -25,7 +25,7 @@ from attrs import define
 from trio_broker.errors import StuckIO
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import NodeDead
-from trio_broker.testing.sim.handles import SimFile
+from trio_broker.testing.sim.handles import SimDirectoryLock, SimFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +60,10 @@ class SimLane:
         self._deadline_seconds = operation_deadline_seconds
         self._queue: deque[_Entry] = deque()
         self._arrived = trio.Event()
+        self._was_started = False
         self._is_ended = False
         self._is_dead = False
+        self._stuck_in = ""
         self._call_began_at: float | None = None
 
     def __repr__(self) -> str:
@@ -86,9 +88,14 @@ class SimLane:
         Raises:
             NodeDead: the power failed.
         """
+        if self._was_started:
+            raise RuntimeError(f"lane {self._name} was served before")
+        self._was_started = True
         task_status.started()
         try:
             while not self._is_dead:
+                # Told to end, it ends the job it is in and begins no other.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 if self._queue:
                     await self._drive(self._queue.popleft())
                 else:
@@ -97,17 +104,16 @@ class SimLane:
             raise NodeDead
         finally:
             self._is_ended = True
-            for entry in self._queue:
-                entry.job.close()
-                entry.answer(outcome.Error(self._ended_error()))
-            self._queue.clear()
+            self._fail_queued()
 
     async def run(self, job: Job[T]) -> T:
         """Run a job to its end; see `Lane.run`."""
+        if not self._was_started:
+            raise RuntimeError(f"lane {self._name} is not being served")
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._is_ended:
+        if self._is_ended or self._stuck_in:
             job.close()
-            raise self._ended_error()
+            raise self._refusal()
         entry = _Entry(job, trio.lowlevel.current_task())
         self._queue.append(entry)
         self._arrived.set()
@@ -126,8 +132,18 @@ class SimLane:
         """Run one call as a job of its own; see `Lane.call`."""
         return await self.run(_single_call(function, args))
 
-    def _ended_error(self) -> BaseException:
-        return NodeDead() if self._is_dead else StuckIO(f"lane {self._name} has ended")
+    def _refusal(self) -> BaseException:
+        """Say why a job was not started."""
+        if self._is_dead:
+            return NodeDead()
+        reason = "has stopped" if self._is_ended else f"is held up by {self._stuck_in}"
+        return StuckIO(f"lane {self._name} {reason}; the job was not started")
+
+    def _fail_queued(self) -> None:
+        while self._queue:
+            entry = self._queue.popleft()
+            entry.job.close()
+            entry.answer(outcome.Error(self._refusal()))
 
     async def _drive(self, entry: _Entry) -> None:
         """Take one job from its first call to its end."""
@@ -177,8 +193,7 @@ class SimLane:
             self._is_dead = True
             return outcome.Error(NodeDead())
         if is_late:
-            if isinstance(result, outcome.Value) and isinstance(result.value, SimFile):
-                result.value.close()  # opened too late: nobody will ever know of it
+            _discard(result)
             return outcome.Error(self._late_error(method.__name__, path))
         return result
 
@@ -195,9 +210,12 @@ class SimLane:
             if isinstance(target, SimFile):
                 target.mark_stuck()
             path = target.path if isinstance(target, SimFile) else target.name
+            self._stuck_in = f"{call} {path}"
             entry.answer(outcome.Error(self._late_error(call, path)))
+            self._fail_queued()
             # Not shielded: a lane that is told to end leaves the operation in the kernel.
             await fs.spend(ends_at - trio.current_time())
+            self._stuck_in = ""
         self._call_began_at = None
         return scope.cancelled_caught
 
@@ -208,3 +226,13 @@ class SimLane:
 def _single_call(function: Callable[..., T], args: tuple[object, ...]) -> Job[T]:
     result: T = yield function, args
     return result
+
+
+def _discard(result: outcome.Outcome[Any]) -> None:
+    """Give back what a call opened too late: nobody will ever know of it."""
+    if not isinstance(result, outcome.Value):
+        return
+    if isinstance(result.value, SimFile):
+        result.value.close()
+    elif isinstance(result.value, SimDirectoryLock):
+        result.value.release()

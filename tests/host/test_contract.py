@@ -1,0 +1,739 @@
+"""One contract, two machines: what `host.interface` promises, on the real and the simulated host.
+
+Whatever the broker relies on must be tested here, so that a success in simulation means something
+on a real disk and network.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+import trio
+from attrs import frozen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from trio_broker.errors import LogDirInUse, StuckIO
+from trio_broker.host import jobs
+from trio_broker.host.interface import WRITE_BUFFERS_MAX
+from trio_broker.host.real import real_host
+from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.testing.sim.host import SimMachine
+from trio_broker.testing.sim.network import NetworkFaults, SimInternet
+from trio_broker.testing.sim.streams import RandomStreams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from trio_broker.host.interface import (
+        File,
+        FileSystem,
+        Host,
+        Job,
+        Lane,
+        Listener,
+        Network,
+        Stream,
+    )
+
+OWNER = "contract"
+
+
+@frozen
+class Machine:
+    """A host, and a directory on it that is empty."""
+
+    host: Host
+    directory: str
+
+    def path(self, name: str) -> str:
+        return f"{self.directory}/{name}"
+
+
+def simulated_machine(seed: int = 1) -> Machine:
+    streams = RandomStreams(seed)
+    machine = SimMachine(
+        streams,
+        faults=DiskFaults(latency_seconds=(0, 0), sync_latency_seconds=(0, 0)),
+        internet=SimInternet(streams, faults=NetworkFaults(latency_seconds=(0, 0))),
+    )
+    machine.fs.prepare_directory("/data")
+    return Machine(machine.host, "/data")
+
+
+@pytest.fixture(params=["real", "simulated"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
+    if request.param == "real":
+        return Machine(real_host(), str(tmp_path))
+    return simulated_machine()
+
+
+@pytest.fixture
+def fs(machine: Machine) -> Iterator[FileSystem]:
+    yield machine.host.fs
+    assert [*machine.host.fs.open_files()] == [], "a test of the contract left files open"
+
+
+@pytest.fixture
+def file(machine: Machine, fs: FileSystem) -> Iterator[File]:
+    file = fs.open(machine.path("data"), OWNER, create=True)
+    yield file
+    file.close()
+
+
+def fails_with(*numbers: int) -> Any:
+    """Expect an OSError with one of these errnos."""
+
+    def check(error: OSError) -> bool:
+        return error.errno in numbers
+
+    return pytest.raises(OSError, check=check)
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+def test_reads_return_what_was_written(file: File) -> None:
+    assert file.write_at(0, [b"abc", bytearray(b"def"), memoryview(b"ghi")]) == 9
+    assert file.size == 9
+    assert file.read_at(0, 9) == b"abcdefghi"
+    assert file.read_at(4, 2) == b"ef"
+
+
+def test_reads_are_short_only_at_the_end(file: File) -> None:
+    file.write_at(0, [b"abcdef"])
+    assert file.read_at(4, 10) == b"ef"
+    assert file.read_at(6, 10) == b""
+    assert file.read_at(60, 10) == b""
+    assert file.read_at(0, 0) == b""
+
+
+def test_a_write_takes_as_many_buffers_as_the_interface_says(file: File) -> None:
+    assert file.write_at(0, [b"x"] * WRITE_BUFFERS_MAX) == WRITE_BUFFERS_MAX
+    assert file.read_at(0, 2000) == b"x" * WRITE_BUFFERS_MAX
+
+
+def test_writes_overwrite_and_fill_gaps_with_zeros(file: File) -> None:
+    file.write_at(0, [b"aaaa"])
+    file.write_at(1, [b"bb"])
+    assert (file.read_at(0, 10), file.size) == (b"abba", 4)
+    file.write_at(6, [b"c"])
+    assert (file.read_at(0, 10), file.size) == (b"abba\0\0c", 7)
+
+
+def test_truncate_cuts_and_extends(file: File) -> None:
+    file.write_at(0, [b"abcdef"])
+    file.truncate(2)
+    assert (file.size, file.read_at(0, 10)) == (2, b"ab")
+    file.truncate(4)
+    assert (file.size, file.read_at(0, 10)) == (4, b"ab\0\0")
+    file.write_at(4, [b"!"])
+    assert file.read_at(0, 10) == b"ab\0\0!"
+
+
+def test_what_is_in_memory_is_what_is_read(file: File) -> None:
+    file.write_at(0, [b"abcdef"])
+    for offset, length in [(0, 6), (2, 2), (4, 10), (6, 10)]:
+        cached = file.read_cached(offset, length)
+        assert cached is None or bytes(cached) == file.read_at(offset, length)
+
+
+def test_sync_succeeds(file: File) -> None:
+    file.write_at(0, [b"abc"])
+    file.sync()
+    file.sync()
+    assert file.read_at(0, 3) == b"abc"
+
+
+def test_a_closed_file_refuses_everything(file: File) -> None:
+    file.write_at(0, [b"abc"])
+    file.close()
+    file.close()
+    calls: list[Callable[[], object]] = [
+        lambda: file.write_at(0, [b"x"]),
+        lambda: file.read_at(0, 1),
+        lambda: file.truncate(0),
+        file.sync,
+    ]
+    for call in calls:
+        with fails_with(errno.EBADF):
+            call()
+    assert file.read_cached(0, 1) is None
+    assert file.size == 3
+
+
+def test_a_read_only_file_cannot_be_changed(machine: Machine, fs: FileSystem, file: File) -> None:
+    file.write_at(0, [b"abc"])
+    reader = fs.open(machine.path("data"), OWNER, read_only=True)
+    assert reader.read_at(0, 10) == b"abc"
+    with fails_with(errno.EBADF):
+        reader.write_at(0, [b"x"])
+    with fails_with(errno.EINVAL, errno.EBADF):
+        reader.truncate(0)
+    reader.close()
+    assert file.read_at(0, 10) == b"abc"
+
+
+def test_two_handles_share_content_but_each_knows_the_size_it_saw(
+    machine: Machine, fs: FileSystem, file: File
+) -> None:
+    other = fs.open(machine.path("data"), "other")
+    file.write_at(0, [b"abc"])
+    assert other.read_at(0, 10) == b"abc"
+    assert (file.size, other.size) == (3, 0)
+    other.close()
+    again = fs.open(machine.path("data"), "other")
+    assert again.size == 3
+    again.close()
+
+
+def test_open_creates_only_when_asked_and_never_truncates(machine: Machine, fs: FileSystem) -> None:
+    path = machine.path("new")
+    with fails_with(errno.ENOENT):
+        fs.open(path, OWNER)
+    with fails_with(errno.ENOENT):
+        fs.open(machine.path("missing/new"), OWNER, create=True)
+    first = fs.open(path, OWNER, create=True)
+    first.write_at(0, [b"kept"])
+    second = fs.open(path, OWNER, create=True)
+    assert second.read_at(0, 10) == b"kept"
+    first.close()
+    second.close()
+
+
+def test_a_directory_cannot_be_opened_as_a_file(machine: Machine, fs: FileSystem) -> None:
+    fs.make_directory(machine.path("sub"))
+    with pytest.raises(OSError):  # noqa: PT011 - systems word it differently
+        fs.open(machine.path("sub"), OWNER)
+
+
+def test_the_ledger_lists_open_files_with_their_owners(machine: Machine, fs: FileSystem) -> None:
+    first = fs.open(machine.path("a"), "replica/1", create=True)
+    second = fs.open(machine.path("b"), "replica/2", create=True)
+    listed = [(entry.path, entry.owner) for entry in fs.open_files()]
+    assert listed == [(machine.path("a"), "replica/1"), (machine.path("b"), "replica/2")]
+    assert (first.path, first.owner) == listed[0]
+    first.close()
+    assert [entry.owner for entry in fs.open_files()] == ["replica/2"]
+    assert fs.open_files()[0].opened_at > 1_600_000_000
+    second.close()
+
+
+# ---------------------------------------------------------------------------------------- names
+
+
+def test_directories(machine: Machine, fs: FileSystem) -> None:
+    path = machine.path("sub")
+    fs.make_directory(path)
+    with fails_with(errno.EEXIST):
+        fs.make_directory(path)
+    fs.make_directory(path, exist_ok=True)
+    with fails_with(errno.ENOENT):
+        fs.make_directory(machine.path("missing/sub"))
+    fs.make_directory(f"{path}/inner")
+    with fails_with(errno.ENOTEMPTY, errno.EEXIST):
+        fs.remove_directory(path)
+    fs.remove_directory(f"{path}/inner")
+    fs.remove_directory(path)
+    assert fs.list_directory(machine.directory) == []
+    with fails_with(errno.ENOENT):
+        fs.remove_directory(path)
+
+
+def test_exist_ok_is_only_for_directories(machine: Machine, fs: FileSystem, file: File) -> None:
+    with fails_with(errno.EEXIST):
+        fs.make_directory(machine.path("data"), exist_ok=True)
+
+
+def test_names_are_listed_sorted(machine: Machine, fs: FileSystem) -> None:
+    for name in ["b", "a", "C", "10", "9"]:
+        fs.open(machine.path(name), OWNER, create=True).close()
+    assert fs.list_directory(machine.directory) == ["10", "9", "C", "a", "b"]
+    with fails_with(errno.ENOENT):
+        fs.list_directory(machine.path("missing"))
+    with fails_with(errno.ENOTDIR):
+        fs.list_directory(machine.path("a"))
+
+
+def test_rename_replaces_a_file_and_keeps_handles(
+    machine: Machine, fs: FileSystem, file: File
+) -> None:
+    file.write_at(0, [b"new"])
+    target = fs.open(machine.path("target"), OWNER, create=True)
+    target.write_at(0, [b"old"])
+    fs.rename(machine.path("data"), machine.path("target"))
+    assert fs.list_directory(machine.directory) == ["target"]
+    assert (file.read_at(0, 3), target.read_at(0, 3)) == (b"new", b"old")
+    target.close()
+    with fails_with(errno.ENOENT):
+        fs.rename(machine.path("data"), machine.path("elsewhere"))
+
+
+def test_rename_moves_a_directory_with_its_content(machine: Machine, fs: FileSystem) -> None:
+    fs.make_directory(machine.path("replica"))
+    inner = fs.open(machine.path("replica/log"), OWNER, create=True)
+    fs.rename(machine.path("replica"), machine.path("replica.deleted"))
+    assert fs.list_directory(machine.path("replica.deleted")) == ["log"]
+    assert fs.stat(machine.path("replica")) is None
+    inner.write_at(0, [b"still open"])
+    inner.close()
+    fs.make_directory(machine.path("full"))
+    with fails_with(errno.ENOTEMPTY, errno.EEXIST):
+        fs.rename(machine.path("full"), machine.path("replica.deleted"))
+    with fails_with(errno.EINVAL):
+        fs.rename(machine.path("full"), machine.path("full/inside"))
+
+
+def test_rename_between_kinds_is_refused(machine: Machine, fs: FileSystem, file: File) -> None:
+    fs.make_directory(machine.path("sub"))
+    with fails_with(errno.EISDIR):
+        fs.rename(machine.path("data"), machine.path("sub"))
+    with fails_with(errno.ENOTDIR):
+        fs.rename(machine.path("sub"), machine.path("data"))
+
+
+def test_unlink_leaves_open_handles_alone(machine: Machine, fs: FileSystem, file: File) -> None:
+    file.write_at(0, [b"abc"])
+    fs.unlink(machine.path("data"))
+    assert fs.list_directory(machine.directory) == []
+    assert file.read_at(0, 3) == b"abc"
+    with fails_with(errno.ENOENT):
+        fs.unlink(machine.path("data"))
+    fs.make_directory(machine.path("sub"))
+    with fails_with(errno.EISDIR, errno.EPERM):
+        fs.unlink(machine.path("sub"))
+
+
+def test_stat(machine: Machine, fs: FileSystem, file: File) -> None:
+    file.write_at(0, [b"abc"])
+    found = fs.stat(machine.path("data"))
+    assert found is not None
+    assert (found.size_bytes, found.is_directory) == (3, False)
+    assert found.modified_ms > 1_600_000_000_000
+    directory = fs.stat(machine.directory)
+    assert directory is not None
+    assert directory.is_directory
+    assert fs.stat(machine.path("missing")) is None
+
+
+def test_names_of_255_bytes_and_no_more(machine: Machine, fs: FileSystem) -> None:
+    fs.open(machine.path("n" * 255), OWNER, create=True).close()
+    with fails_with(errno.ENAMETOOLONG):
+        fs.open(machine.path("n" * 256), OWNER, create=True)
+
+
+def test_sync_directory(machine: Machine, fs: FileSystem) -> None:
+    fs.make_directory(machine.path("sub"))
+    fs.sync_directory(machine.directory)
+    with fails_with(errno.ENOENT):
+        fs.sync_directory(machine.path("missing"))
+    fs.open(machine.path("file"), OWNER, create=True).close()
+    with fails_with(errno.ENOTDIR):
+        fs.sync_directory(machine.path("file"))
+
+
+def test_space(machine: Machine, fs: FileSystem) -> None:
+    space = fs.space(machine.directory)
+    assert 0 < space.free_bytes <= space.total_bytes
+    assert space.free_inodes > 0
+    with fails_with(errno.ENOENT):
+        fs.space(machine.path("missing"))
+
+
+def test_a_directory_has_one_lock(machine: Machine, fs: FileSystem) -> None:
+    lock = fs.lock_directory(machine.directory, "broker 7")
+    with pytest.raises(LogDirInUse, match="broker 7"):
+        fs.lock_directory(machine.directory, "broker 8")
+    fs.make_directory(machine.path("other"))
+    fs.lock_directory(machine.path("other"), "broker 8").release()
+    lock.release()
+    lock.release()
+    fs.lock_directory(machine.directory, "broker 8").release()
+    assert fs.list_directory(machine.directory) == [".lock", "other"]
+
+
+# ------------------------------------------------------------- the same history on both machines
+
+_NAMES = st.sampled_from(["a", "b", "sub", "sub/a", "sub/b", "sub/deep"])
+_CALLS = st.one_of(
+    st.tuples(st.just("write"), _NAMES, st.integers(0, 20), st.binary(min_size=1, max_size=20)),
+    st.tuples(st.just("truncate"), _NAMES, st.integers(0, 30)),
+    st.tuples(st.just("make_directory"), _NAMES),
+    st.tuples(st.just("remove_directory"), _NAMES),
+    st.tuples(st.just("unlink"), _NAMES),
+    st.tuples(st.just("rename"), _NAMES, _NAMES),
+    st.tuples(st.just("list_directory"), _NAMES),
+    st.tuples(st.just("read"), _NAMES),
+    st.tuples(st.just("stat"), _NAMES),
+)
+#: Where systems differ in which of two true reasons they give.
+_SAME_ERRNO = {errno.ENOTEMPTY: errno.EEXIST, errno.EPERM: errno.EISDIR}
+
+
+def outcome_of(machine: Machine, call: tuple[Any, ...]) -> object:
+    """Make a call and return what came of it, comparable between machines."""
+    fs = machine.host.fs
+    name, first, *rest = call
+    path = machine.path(first)
+    try:
+        if name in {"write", "truncate", "read"}:
+            file = fs.open(path, OWNER, create=name == "write")
+            try:
+                if name == "write":
+                    return file.write_at(rest[0], [rest[1]])
+                if name == "truncate":
+                    return file.truncate(rest[0])
+                return file.read_at(0, file.size)
+            finally:
+                file.close()
+        if name == "stat":
+            found = fs.stat(path)
+            return found and (found.is_directory or found.size_bytes)
+        arguments = [machine.path(rest[0])] if rest else []
+        return getattr(fs, name)(path, *arguments)
+    except OSError as error:
+        number = error.errno or 0
+        if name in {"write", "truncate", "read"} and number in {errno.EISDIR, errno.EINVAL}:
+            return errno.EISDIR
+        return _SAME_ERRNO.get(number, number)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_CALLS, max_size=25))
+def test_any_history_has_the_same_outcome_on_both(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[Any, ...]]
+) -> None:
+    real = Machine(real_host(), str(tmp_path_factory.mktemp("history")))
+    simulated = simulated_machine()
+    for call in calls:
+        assert outcome_of(real, call) == outcome_of(simulated, call), call
+
+
+# ---------------------------------------------------------------------------------------- lanes
+
+
+@pytest.fixture
+async def lane(machine: Machine, nursery: trio.Nursery) -> Lane:
+    lane = machine.host.open_lane("contract", 30.0)
+    await nursery.start(lane.serve)
+    return lane
+
+
+def append_job(machine: Machine, name: str, data: bytes) -> Job[int]:
+    file = yield from jobs.open_file(machine.host.fs, machine.path(name), OWNER, create=True)
+    try:
+        written = yield from jobs.append_all(file, file.size, [data])
+        yield from jobs.sync(file)
+    finally:
+        file.close()
+    return written
+
+
+def pure_job(log: list[str], label: str, calls: int = 1) -> Job[str]:
+    for _ in range(calls):
+        yield log.append, (label,)
+    return label
+
+
+async def test_a_lane_returns_what_the_job_returns(machine: Machine, lane: Lane) -> None:
+    assert lane.name == "contract"
+    assert await lane.run(append_job(machine, "data", b"abc")) == 3
+    assert await lane.call(machine.host.fs.list_directory, machine.directory) == ["data"]
+    assert lane.stuck_seconds == 0.0
+    assert machine.host.fs.open_files() == []
+
+
+async def test_a_lane_raises_what_the_job_raises(machine: Machine, lane: Lane) -> None:
+    with fails_with(errno.ENOENT):
+        await lane.call(machine.host.fs.unlink, machine.path("missing"))
+    assert await lane.run(append_job(machine, "data", b"abc")) == 3
+
+
+async def test_a_job_may_handle_the_errors_of_its_calls(machine: Machine, lane: Lane) -> None:
+    def careful() -> Job[str]:
+        try:
+            yield machine.host.fs.unlink, (machine.path("missing"),)
+        except FileNotFoundError:
+            return "handled"
+        return "not reached"
+
+    assert await lane.run(careful()) == "handled"
+
+
+async def test_jobs_run_one_by_one_in_order_of_arrival(lane: Lane) -> None:
+    log: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for label in "abcde":
+            nursery.start_soon(lane.run, pure_job(log, label, calls=3))
+            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+    assert "".join(log) == "aaabbbcccdddeee"
+
+
+async def test_a_job_cancelled_before_it_starts_does_nothing(machine: Machine, lane: Lane) -> None:
+    log: list[str] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await lane.run(pure_job(log, "cancelled"))
+    assert scope.cancelled_caught
+    await lane.run(pure_job(log, "after"))
+    assert log == ["after"]
+
+
+async def test_cancelling_a_started_job_lets_it_finish(machine: Machine, lane: Lane) -> None:
+    scope = trio.CancelScope()
+    token = trio.lowlevel.current_trio_token()
+
+    def job() -> Job[str]:
+        # Runs on the lane: the cancellation reaches the waiting task while the job goes on.
+        yield token.run_sync_soon, (scope.cancel,)
+        for _ in range(3):
+            yield from append_job(machine, "data", b"x")
+        return "finished"
+
+    with scope:
+        result = await lane.run(job())
+    assert result == "finished"
+    found = await lane.call(machine.host.fs.stat, machine.path("data"))
+    assert found is not None
+    assert found.size_bytes == 3
+
+
+async def test_a_lane_that_was_stopped_refuses_jobs(machine: Machine) -> None:
+    lane = machine.host.open_lane("short-lived", 30.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lane.serve)
+        assert await lane.run(append_job(machine, "data", b"x")) == 1
+        nursery.cancel_scope.cancel()
+    with pytest.raises(StuckIO, match="short-lived"):
+        await lane.run(append_job(machine, "data", b"x"))
+
+
+async def test_a_lane_must_be_served(machine: Machine) -> None:
+    lane = machine.host.open_lane("idle", 30.0)
+    with pytest.raises(RuntimeError, match="idle"):
+        await lane.call(machine.host.fs.stat, machine.directory)
+
+
+# ------------------------------------------------------------------------------------ connections
+
+
+async def receive(stream: Stream, length: int) -> bytes:
+    """Receive exactly that many bytes, or fewer at the end."""
+    content = bytearray(length)
+    view = memoryview(content)
+    received = 0
+    while received < length:
+        count = await stream.receive_into(view[received:])
+        if count == 0:
+            break
+        received += count
+    return bytes(content[:received])
+
+
+async def receive_error(stream: Stream) -> BaseException | None:
+    """Receive until that fails; None at an ordinary end."""
+    try:
+        while await stream.receive_into(memoryview(bytearray(100))):
+            pass
+    except trio.BrokenResourceError as error:
+        return error
+    return None
+
+
+@pytest.fixture
+def network(machine: Machine) -> Network:
+    return machine.host.network
+
+
+@pytest.fixture
+async def listener(network: Network) -> Any:
+    listeners = await network.listen("127.0.0.1", 0)
+    yield listeners[0]
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.fixture
+async def pair(network: Network, listener: Listener) -> Any:
+    client = await network.connect("127.0.0.1", listener.port)
+    server = await listener.accept()
+    yield client, server
+    client.close()
+    server.close()
+
+
+async def test_a_listener_knows_its_port(network: Network, listener: Listener) -> None:
+    assert listener.host == "127.0.0.1"
+    assert listener.port > 0
+    with fails_with(errno.EADDRINUSE):
+        await network.listen("127.0.0.1", listener.port)
+
+
+async def test_nobody_there_is_an_oserror(network: Network, listener: Listener) -> None:
+    listener.close()
+    listener.close()
+    with fails_with(errno.ECONNREFUSED):
+        await network.connect("127.0.0.1", listener.port)
+    with pytest.raises(trio.ClosedResourceError):
+        await listener.accept()
+
+
+async def test_closing_a_listener_wakes_its_accept(listener: Listener) -> None:
+    async def accept() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await wait_all_tasks_blocked()
+        listener.close()
+
+
+async def test_bytes_go_both_ways(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    assert client.peer.startswith("127.0.0.1:")
+    await client.send_vectored([b"abc", b"", bytearray(b"def"), memoryview(b"ghi")])
+    assert await receive(server, 9) == b"abcdefghi"
+    assert server.send_nowait(b"xyz") == 3
+    assert await receive(client, 3) == b"xyz"
+
+
+async def test_large_vectored_sends_wait_for_the_receiver(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    buffers = [bytes([number % 251]) * 3001 for number in range(3000)]
+    expected = b"".join(buffers)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_vectored, buffers)
+        await wait_all_tasks_blocked()
+        assert await receive(server, len(expected)) == expected
+
+
+async def test_send_nowait_takes_only_what_fits(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    data = b"x" * 65_536
+    sent = 0
+    while taken := client.send_nowait(data):
+        sent += taken
+    assert sent > 0
+    assert await receive(server, sent) == b"x" * sent
+    await wait_all_tasks_blocked()
+    assert client.send_nowait(b"again") == 5
+
+
+async def test_an_end_comes_after_the_data(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    await client.send_vectored([b"last words"])
+    client.close()
+    client.close()
+    assert await receive(server, 100) == b"last words"
+    assert await receive(server, 100) == b""
+
+
+async def test_a_closed_stream_refuses_everything(pair: tuple[Stream, Stream]) -> None:
+    client, _ = pair
+    client.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await client.receive_into(memoryview(bytearray(1)))
+    with pytest.raises(trio.ClosedResourceError):
+        client.send_nowait(b"x")
+    with pytest.raises(trio.ClosedResourceError):
+        await client.send_vectored([b"x"])
+
+
+async def test_closing_wakes_the_tasks_in_the_stream(pair: tuple[Stream, Stream]) -> None:
+    client, _server = pair
+
+    async def receiving() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await receive(client, 1)
+
+    async def sending() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await client.send_vectored([b"x" * 10_000_000])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiving)
+        nursery.start_soon(sending)
+        await wait_all_tasks_blocked()
+        client.close()
+
+
+async def test_sending_to_somebody_who_left_breaks(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    server.close()
+    with pytest.raises(trio.BrokenResourceError):
+        while True:
+            await client.send_vectored([b"x" * 1000])
+            await wait_all_tasks_blocked()
+
+
+async def test_leaving_with_data_unread_resets_the_peer(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    await client.send_vectored([b"never read"])
+    await wait_all_tasks_blocked()
+    server.close()
+    assert isinstance(await receive_error(client), trio.BrokenResourceError)
+
+
+async def test_a_cancelled_receive_has_received_nothing(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await receive(server, 3)
+    assert scope.cancelled_caught
+    await client.send_vectored([b"abc"])
+    assert await receive(server, 3) == b"abc"
+
+
+async def test_several_connections_are_accepted_in_order(
+    network: Network, listener: Listener
+) -> None:
+    clients = [await network.connect("127.0.0.1", listener.port) for _ in range(3)]
+    for number, client in enumerate(clients):
+        await client.send_vectored([b"%d" % number])
+    servers = [await listener.accept() for _ in clients]
+    assert [await receive(server, 1) for server in servers] == [b"0", b"1", b"2"]
+    assert len({server.peer for server in servers}) == 3
+    for stream in (*clients, *servers):
+        stream.close()
+
+
+async def test_names_that_do_not_resolve_are_oserrors(network: Network) -> None:
+    with pytest.raises(OSError):  # noqa: PT011 - resolvers word it differently
+        await network.connect("no-such-machine.invalid", 9092)
+
+
+# ---------------------------------------------------------------------------- clock and randomness
+
+
+def test_civil_time_moves_on_from_a_sensible_date(machine: Machine) -> None:
+    first = machine.host.wall.now_ms()
+    assert first > 1_600_000_000_000
+    assert machine.host.wall.now_ms() >= first
+
+
+def test_randomness_comes_in_named_streams(machine: Machine) -> None:
+    entropy = machine.host.entropy
+    assert entropy.random("a") is entropy.random("a")
+    assert entropy.random("a") is not entropy.random("b")
+    assert {entropy.random("a").random() for _ in range(5)}.isdisjoint(
+        {entropy.random("b").random() for _ in range(5)}
+    )
+
+
+def test_uuids_are_fresh_version_4(machine: Machine) -> None:
+    found = {machine.host.entropy.uuid() for _ in range(300)}
+    assert len(found) == 300
+    assert {uuid.version for uuid in found} == {4}
+    assert not any(uuid.bytes[0] >> 2 == 0b111110 for uuid in found)
+    assert UUID(int=0) not in found
+
+
+def test_a_host_says_whether_it_is_simulated(machine: Machine) -> None:
+    assert machine.host.simulated is (machine.directory == "/data")
