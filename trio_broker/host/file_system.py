@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -27,6 +28,8 @@ from trio_broker.host.ledger import FileLedger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_log = logging.getLogger(__name__)
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
@@ -166,8 +169,8 @@ class RealFileSystem:
 
         Raises:
             LogDirInUse: someone else holds it; the message says who.
-            OSError: the directory is a symbolic link, belongs to another user or may be written by
-                everybody, or the filesystem has no locks.
+            OSError: the directory or its lock file is a symbolic link, or the filesystem has no
+                locks.
         """
         with self._ledger.call(path):
             directory = _open_own_directory(path)
@@ -190,22 +193,20 @@ class RealFileSystem:
 
 
 def _open_own_directory(path: str) -> int:
-    """Open a directory that only this user, root or a trusted group can write to.
+    """Open a directory to be locked; refuse a link, and warn of one that strangers can change.
 
-    A group may: Kubernetes makes volumes group-writable, again at each mount (fsGroup).
+    Only warn, because containers are given just such directories: Kubernetes makes an emptyDir
+    writable for every user and other volumes for a group, again at each mount, and a directory of
+    the host belongs to whoever made it there.
     """
     if stat.S_ISLNK(os.lstat(path).st_mode):
         raise OSError(errno.ELOOP, "is a symbolic link; name the directory it points to", path)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_LINKS)
     found = os.fstat(descriptor)
-    fault = None
-    if found.st_uid not in {0, os.geteuid()}:
-        fault = f"belongs to another user (uid {found.st_uid})"
-    elif found.st_mode & stat.S_IWOTH:
-        fault = "may be written by every user; take that right away (chmod o-w)"
-    if fault is not None:
-        os.close(descriptor)
-        raise PermissionError(errno.EACCES, fault, path)
+    if found.st_mode & stat.S_IWOTH:
+        _log.warning("%s can be changed by every user of this machine (chmod o-w %s)", path, path)
+    elif found.st_uid not in {0, os.geteuid()}:
+        _log.warning("%s belongs to another user (uid %d)", path, found.st_uid)
     return descriptor
 
 

@@ -233,13 +233,15 @@ def read_small_file(fs: FileSystem, path: str, owner: str) -> Job[bytes | None]:
 def _unframe(path: str, content: bytes) -> bytes | None:
     if len(content) < _SMALL_FILE_FRAME.size:
         return None
-    magic, version, _reserved, length, checksum = _SMALL_FILE_FRAME.unpack_from(content)
+    magic, version, reserved, length, checksum = _SMALL_FILE_FRAME.unpack_from(content)
     if magic != _SMALL_FILE_MAGIC:
         return None
     if version > _SMALL_FILE_VERSION:
         message = f"{path} has frame version {version}, this program knows {_SMALL_FILE_VERSION}"
         raise FormatTooNew(message)
     payload = content[_SMALL_FILE_FRAME.size :]
+    if version != _SMALL_FILE_VERSION or reserved != 0:
+        return None
     if len(payload) != length or crc32(payload) != checksum:
         return None
     return payload
