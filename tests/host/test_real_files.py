@@ -154,8 +154,18 @@ def test_cached_pages_are_read_without_waiting(file: RealFile) -> None:
     assert file.read_cached(0, 100_000) == content
     assert file.read_cached(99_990, 100) == content[-10:]
     assert file.read_cached(100_000, 100) == b""
+    assert file.read_cached(10, 0) == b""
     file.close()
     assert file.read_cached(0, 10) is None
+
+
+def test_a_reader_sees_what_another_object_appended(fs: RealFileSystem, file: RealFile) -> None:
+    reader = fs.open(file.path, "test", read_only=True)
+    file.write_at(0, [b"appended"])
+    assert reader.read_at(0, 100) == b"appended"
+    cached = reader.read_cached(0, 100)
+    assert cached is None or cached == b"appended"
+    reader.close()
 
 
 def test_pages_on_disk_only_are_left_to_the_lane(file: RealFile) -> None:

@@ -181,6 +181,10 @@ class RealFile:
         content = bytearray(length)
         try:
             count = os.preadv(descriptor, [content], offset, _READ_NOWAIT)
+            # Short either because the file ends or because the rest is not in memory. `size` cannot
+            # tell: another object may have appended to the file.
+            if count < length and offset + count < os.fstat(descriptor).st_size:
+                return None
         except BlockingIOError:
             return None
         except OSError as error:
@@ -189,10 +193,7 @@ class RealFile:
             return None  # any other fault: read_at will meet it too, where it can be waited for
         finally:
             self._end()
-        if count < length:
-            if offset + count < self.size:
-                return None  # the rest is not in memory
-            del content[count:]
+        del content[count:]
         return content
 
     def truncate(self, size: int) -> None:

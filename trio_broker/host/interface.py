@@ -199,7 +199,9 @@ class Lane(Protocol):
         started it is awaited, at most for the lane's operation deadline per system call.
 
         Raises:
-            StuckIO: the deadline passed; the call still runs and files it uses are tainted.
+            StuckIO: the deadline passed; the call still runs and files it uses are tainted. Also
+                at once, with nothing of the job done, while an earlier call is stuck and after the
+                lane was stopped.
         """
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
@@ -226,7 +228,10 @@ class Stream(Protocol):
         """
 
     async def send_vectored(self, buffers: Sequence[Buffer]) -> None:
-        """Send all buffers in order. Cancellation: an unknown part was sent; close the stream."""
+        """Send all buffers in order. Cancellation: an unknown part was sent; close the stream.
+
+        May return without having let other tasks run, when everything fits at once.
+        """
 
     def close(self) -> None:
         """Close at once, in both directions. Idempotent; wakes tasks waiting in this stream."""

@@ -292,6 +292,7 @@ class RealLane:
     def _close(self) -> None:
         """Tell the thread to end, and fail what it still runs."""
         self._is_closed = True
+        self._hand_over()  # what ended this very moment has ended
         running = self._running
         if self._waiting and running is not None:
             self._condemn(running)
