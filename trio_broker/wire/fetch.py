@@ -211,23 +211,7 @@ def _parse_flexible(frame: memoryview, offset: int, version: int) -> FetchReques
             offset += 16
         else:
             name, offset = _compact_string(frame, offset)
-        partition_count, offset = _compact_count(frame, offset)
-        budget -= partition_count
-        if budget < 0 or partition_count * (_PARTITION_BYTES_V12 + 1) > end - offset:
-            fail_budget()
-        partitions = []
-        for _ in range(partition_count):
-            index, leader_epoch, fetch_offset, last_epoch, log_start, size = _read_partition_v12(
-                frame, offset
-            )
-            partitions.append(
-                FetchPartition(index, leader_epoch, fetch_offset, last_epoch, log_start, size)
-            )
-            offset += _PARTITION_BYTES_V12
-            if frame[offset]:
-                offset, budget = skip_tagged_fields(frame, offset, budget)
-            else:
-                offset += 1
+        partitions, offset, budget = _parse_partitions_flexible(frame, offset, budget)
         if frame[offset]:
             offset, budget = skip_tagged_fields(frame, offset, budget)
         else:
@@ -260,6 +244,29 @@ def _parse_flexible(frame: memoryview, offset: int, version: int) -> FetchReques
         rack_id,
         replica_epoch,
     )
+
+
+def _parse_partitions_flexible(
+    frame: memoryview, offset: int, budget: int
+) -> tuple[list[FetchPartition], int, int]:
+    partition_count, offset = _compact_count(frame, offset)
+    budget -= partition_count
+    if budget < 0 or partition_count * (_PARTITION_BYTES_V12 + 1) > len(frame) - offset:
+        fail_budget()
+    partitions = []
+    for _ in range(partition_count):
+        index, leader_epoch, fetch_offset, last_epoch, log_start, size = _read_partition_v12(
+            frame, offset
+        )
+        partitions.append(
+            FetchPartition(index, leader_epoch, fetch_offset, last_epoch, log_start, size)
+        )
+        offset += _PARTITION_BYTES_V12
+        if frame[offset]:
+            offset, budget = skip_tagged_fields(frame, offset, budget)
+        else:
+            offset += 1
+    return partitions, offset, budget
 
 
 def _compact_count(frame: memoryview, offset: int) -> tuple[int, int]:

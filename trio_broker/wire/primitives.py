@@ -27,6 +27,8 @@ REQUEST_BYTES_PER_ELEMENT = 16
 RESPONSE_BYTES_PER_ELEMENT = 4
 #: Longest string: lengths are 16 bits wide in the older encoding (KIP-482 keeps the limit).
 STRING_BYTES_MAX = 0x7FFF
+#: Bytes of a frame that pay for elements: what a larger one holds is records, which need none.
+BUDGETED_BYTES_MAX = 4 * 1024 * 1024
 _UNSIGNED_VARINT_BYTES_MAX = 5
 _UINT32_MAX = 0xFFFF_FFFF
 
@@ -39,7 +41,7 @@ pack_int32 = Struct(">i").pack
 
 def element_budget(frame_bytes: int, bytes_per_element: int = REQUEST_BYTES_PER_ELEMENT) -> int:
     """Return how many array elements and tagged fields a frame of this size may hold in all."""
-    return ELEMENTS_BASE + frame_bytes // bytes_per_element
+    return ELEMENTS_BASE + min(frame_bytes, BUDGETED_BYTES_MAX) // bytes_per_element
 
 
 def read_unsigned_varint(buffer: Buffer, offset: int) -> tuple[int, int]:

@@ -167,33 +167,7 @@ def _parse_flexible(frame: memoryview, offset: int, *, with_topic_ids: bool) -> 
                 fail_length(-1)
             name = str(frame[offset : offset + size - 1], "utf-8")
             offset += size - 1
-        partition_count = frame[offset] - 1
-        offset += 1
-        if partition_count >= 0x7F:
-            partition_count, offset = read_long_varint(frame, offset - 1)
-            partition_count -= 1
-        if partition_count < 0:
-            fail_length(partition_count)
-        budget -= partition_count
-        if budget < 0 or partition_count * _PARTITION_BYTES_MIN_FLEXIBLE > end - offset:
-            fail_budget()
-        partitions = []
-        for _ in range(partition_count):
-            index = read_int32(frame, offset)[0]
-            size = frame[offset + 4]
-            offset += 5
-            if size >= 0x80:
-                size, offset = read_long_varint(frame, offset - 1)
-            if size:
-                start = offset
-                offset += size - 1
-                partitions.append((index, start, offset))
-            else:
-                partitions.append((index, -1, -1))
-            if frame[offset]:
-                offset, budget = skip_tagged_fields(frame, offset, budget)
-            else:
-                offset += 1
+        partitions, offset, budget = _parse_partitions_flexible(frame, offset, budget)
         if frame[offset]:
             offset, budget = skip_tagged_fields(frame, offset, budget)
         else:
@@ -206,6 +180,39 @@ def _parse_flexible(frame: memoryview, offset: int, *, with_topic_ids: bool) -> 
     if offset != end:
         fail_end(offset, end)
     return ProduceRequest(transactional_id, acks, timeout_ms, topics)
+
+
+def _parse_partitions_flexible(
+    frame: memoryview, offset: int, budget: int
+) -> tuple[list[tuple[int, int, int]], int, int]:
+    partition_count = frame[offset] - 1
+    offset += 1
+    if partition_count >= 0x7F:
+        partition_count, offset = read_long_varint(frame, offset - 1)
+        partition_count -= 1
+    if partition_count < 0:
+        fail_length(partition_count)
+    budget -= partition_count
+    if budget < 0 or partition_count * _PARTITION_BYTES_MIN_FLEXIBLE > len(frame) - offset:
+        fail_budget()
+    partitions = []
+    for _ in range(partition_count):
+        index = read_int32(frame, offset)[0]
+        size = frame[offset + 4]
+        offset += 5
+        if size >= 0x80:
+            size, offset = read_long_varint(frame, offset - 1)
+        if size:
+            start = offset
+            offset += size - 1
+            partitions.append((index, start, offset))
+        else:
+            partitions.append((index, -1, -1))
+        if frame[offset]:
+            offset, budget = skip_tagged_fields(frame, offset, budget)
+        else:
+            offset += 1
+    return partitions, offset, budget
 
 
 def _long_string_size(frame: memoryview, offset: int) -> tuple[int, int]:

@@ -1,0 +1,204 @@
+"""Frames come out whole and the same, however the stream is cut."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_broker.errors import ProtocolError
+from trio_broker.wire.frames import FrameSplitter
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Got(NamedTuple):
+    """A frame that was handed out."""
+
+    content: bytes
+    is_owned: bool
+
+
+def feed(splitter: FrameSplitter, stream: bytes, sizes: list[int]) -> list[Got]:
+    """Receive the stream in pieces of at most these sizes (repeated) and collect the frames."""
+    got = []
+    position = turn = 0
+    while position < len(stream):
+        target = splitter.writable()
+        assert len(target) > 0
+        size = min(sizes[turn % len(sizes)], len(target), len(stream) - position)
+        target[:size] = stream[position : position + size]
+        splitter.received(size, now=float(turn))
+        del target
+        position += size
+        turn += 1
+        while (frame := splitter.next_frame()) is not None:
+            got.append(Got(bytes(frame), splitter.frame_is_owned))
+    return got
+
+
+def framed(body: bytes) -> bytes:
+    return struct.pack(">i", len(body)) + body
+
+
+bodies = st.builds(
+    lambda key, size: struct.pack(">h", key) + bytes([size % 251]) * size,
+    st.sampled_from([0, 1, 3, 18]),
+    st.one_of(
+        st.integers(2, 50),
+        st.sampled_from([4 * KIB, 32 * KIB - 2, 32 * KIB - 1, 64 * KIB - 6, 64 * KIB, 300 * KIB]),
+    ),
+)
+
+
+@given(
+    st.lists(bodies, min_size=1, max_size=8),
+    st.lists(st.sampled_from([1, 2, 3, 5, 7, 100, 4096, 65_536, 10**6]), min_size=1, max_size=4),
+)
+def test_any_split_gives_the_same_frames(contents: list[bytes], sizes: list[int]) -> None:
+    if max(sizes) < 100:  # single bytes of big frames would take long
+        contents = [body[:200] for body in contents]
+    splitter = FrameSplitter(MIB, MIB)
+    got = feed(splitter, b"".join(map(framed, contents)), sizes)
+    assert [frame.content for frame in got] == contents
+    assert splitter.is_empty
+    assert splitter.partial_since is None
+    assert splitter.partial_bytes == 0
+
+
+def test_big_frame_gets_a_buffer_of_exactly_its_size() -> None:
+    splitter = FrameSplitter(MIB, MIB)
+    frame = framed(b"\x00\x00" + b"a" * 200 * KIB)
+    first = splitter.writable()
+    first[:100] = frame[:100]
+    splitter.received(100)
+    assert splitter.next_frame() is None
+    rest = splitter.writable()
+    assert len(rest) == len(frame) - 100  # nothing of the next frame can end up behind it
+    rest[:] = frame[100:]
+    splitter.received(len(rest))
+    got = splitter.next_frame()
+    assert got == frame[4:]
+    assert splitter.frame_is_owned
+
+
+def test_slices_of_a_frame_outlive_it() -> None:
+    """A buffer is never received into while somebody looks at it."""
+    splitter = FrameSplitter(MIB, MIB)
+    kept = []
+    for value in (b"a", b"b", b"c"):
+        target = splitter.writable()
+        stream = framed(b"\x00\x03" + value * 50)
+        target[: len(stream)] = stream
+        splitter.received(len(stream))
+        del target
+        frame = splitter.next_frame()
+        assert frame is not None
+        assert not splitter.frame_is_owned
+        kept.append(frame[2:])
+    splitter.writable()
+    assert kept == [b"a" * 50, b"b" * 50, b"c" * 50]
+    with pytest.raises(ValueError, match="released"):
+        bytes(frame)
+
+
+def test_small_buffer_is_used_again_when_nobody_looks() -> None:
+    splitter = FrameSplitter(MIB, MIB)
+    feed(splitter, framed(b"\x00\x03abcdef") * 10, [20])
+    tracemalloc.start()
+    feed(splitter, framed(b"\x00\x03abcdef") * 1000, [20])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert splitter.claimed_bytes == 4 * KIB
+    assert peak < 400_000  # the frames collected here, and no new buffers
+
+
+def test_buffer_grows_for_peers_that_fill_it_and_shrinks_when_idle() -> None:
+    splitter = FrameSplitter(MIB, MIB)
+    assert splitter.claimed_bytes == 0
+    feed(splitter, framed(b"\x00\x03" + b"x" * 1000) * 200, [10**6])
+    assert splitter.claimed_bytes == 64 * KIB
+    splitter.shrink()
+    assert splitter.claimed_bytes == 0
+    assert feed(splitter, framed(b"\x00\x03ok"), [100]) == [(b"\x00\x03ok", False)]
+
+
+def test_shrink_keeps_what_has_arrived() -> None:
+    splitter = FrameSplitter(MIB, MIB)
+    feed(splitter, b"\x00\x00", [2])
+    splitter.shrink()
+    assert feed(splitter, b"\x00\x04abcd", [6]) == [(b"abcd", False)]
+
+
+@pytest.mark.parametrize("size", [-1, -(2**31), 2**31 - 1, 0, 3, MIB + 1])
+@pytest.mark.parametrize("received", [4, 5, 6, 20])
+def test_illegal_sizes_are_refused_at_once(size: int, received: int) -> None:
+    splitter = FrameSplitter(MIB, MIB)
+    stream = struct.pack(">ih", size, 0) + bytes(20)
+    with pytest.raises(ProtocolError, match="a frame of"):
+        feed(splitter, stream[:received], [received])
+
+
+def test_limits_depend_on_the_api() -> None:
+    splitter = FrameSplitter(2 * MIB, 64 * KIB)
+    produce = framed(b"\x00\x00" + bytes(MIB))
+    assert feed(splitter, produce, [10**6])[0].content == produce[4:]
+    with pytest.raises(ProtocolError, match="at most 65536"):
+        feed(splitter, framed(b"\x00\x01" + bytes(MIB)), [100])
+    before_authentication = FrameSplitter(64 * KIB, 64 * KIB)
+    with pytest.raises(ProtocolError, match="at most 65536"):
+        feed(before_authentication, produce, [100])
+
+
+def test_claimed_sizes_cost_only_what_arrives() -> None:
+    splitters = [FrameSplitter(100 * MIB, 4 * MIB) for _ in range(3)]
+    for splitter in splitters:
+        feed(splitter, struct.pack(">ih", 100 * MIB, 0) + b"ab", [8])
+        splitter.writable()
+        assert splitter.claimed_bytes <= MIB + 4 * KIB
+
+
+def test_frame_above_a_mebibyte_grows_with_what_arrives() -> None:
+    splitter = FrameSplitter(100 * MIB, 4 * MIB)
+    body = b"\x00\x00" + bytes(range(256)) * (5 * 4096)
+    stream = framed(body)
+    for received in range(0, len(stream) - 100_000, 100_000):
+        feed(splitter, stream[received : received + 100_000], [100_000])
+        assert splitter.claimed_bytes <= max(2 * (received + 100_000), MIB) + 64 * KIB
+    got = feed(splitter, stream[received + 100_000 :], [100_000])
+    assert got == [(body, True)]
+
+
+def test_partial_since_is_when_the_incomplete_frame_began() -> None:
+    splitter = FrameSplitter(MIB, MIB)
+    frame = framed(b"\x00\x03" + b"x" * 10)
+
+    def receive(part: bytes, now: float) -> int:
+        target = splitter.writable()
+        target[: len(part)] = part
+        splitter.received(len(part), now)
+        frames = 0
+        while splitter.next_frame() is not None:
+            frames += 1
+        return frames
+
+    assert splitter.partial_since is None
+    assert receive(frame[:5], 10.0) == 0
+    assert splitter.partial_since == 10.0
+    assert receive(frame[5:9], 11.0) == 0
+    assert (splitter.partial_since, splitter.partial_bytes) == (10.0, 9)
+    assert receive(frame[9:] + frame[:3], 12.0) == 1
+    assert (splitter.partial_since, splitter.partial_bytes) == (12.0, 3)
+    assert receive(frame[3:], 13.0) == 1
+    assert splitter.partial_since is None
+    big = framed(b"\x00\x00" + b"x" * 100 * KIB)
+    assert receive(frame + big[:50], 14.0) == 1
+    assert receive(big[50:200], 15.0) == 0
+    assert (splitter.partial_since, splitter.partial_bytes) == (14.0, 200)
+    assert receive(big[200:], 16.0) == 1
+    assert splitter.partial_since is None
