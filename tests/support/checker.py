@@ -108,10 +108,6 @@ class History:
         self._polls[reader, partition].append(row)
 
     @property
-    def sent_count(self) -> int:
-        return sum(len(sends.sent) for sends in self._sends.values())
-
-    @property
     def acknowledged_count(self) -> int:
         return sum(len(sends.acknowledged) for sends in self._sends.values())
 
@@ -129,7 +125,7 @@ class Report:
         examples: a few sentences for each.
         acknowledged: records that were acknowledged.
         read: records in the final read.
-        lost: acknowledged records that are gone.
+        lost: the acknowledged records that are gone.
         lost_are_suffixes: the lost records of each partition were the last ones promised: no
             acknowledged record survived at a higher offset than a lost one.
     """
@@ -138,7 +134,7 @@ class Report:
     examples: Mapping[Anomaly, Sequence[str]]
     acknowledged: int
     read: int
-    lost: int
+    lost: Sequence[tuple[Partition, RecordId]]
     lost_are_suffixes: bool
 
     @property
@@ -146,7 +142,7 @@ class Report:
         return not self.found
 
     def __str__(self) -> str:
-        head = f"{self.acknowledged} acknowledged, {self.read} read, {self.lost} lost"
+        head = f"{self.acknowledged} acknowledged, {self.read} read, {len(self.lost)} lost"
         if self.is_clean:
             return f"{head}; no anomaly"
         lines = [f"{head}; anomalies:"]
@@ -192,14 +188,14 @@ def check(
     """
     findings = _Findings()
     logs = {partition: list(rows) for partition, rows in final.items()}
-    lost = 0
+    lost: list[tuple[Partition, RecordId]] = []
     suffixes = True
     for partition in sorted({*history._sends, *logs}):
         sends = history._sends.get(partition, _Sends())
         log = logs.get(partition, [])
         _check_log(findings, partition, sends, log, ordered=ordered)
         gone, is_suffix = _check_acknowledged(findings, partition, sends, log, ordered=ordered)
-        lost += gone
+        lost += [(partition, record) for record in gone]
         suffixes = suffixes and is_suffix
     for (reader, partition), rows in history._polls.items():
         _check_polls(findings, f"{reader} of {_name(partition)}", rows, logs.get(partition, []))
@@ -261,11 +257,11 @@ def _check_log(
 
 def _check_acknowledged(
     findings: _Findings, partition: Partition, sends: _Sends, log: Sequence[Row], *, ordered: bool
-) -> tuple[int, bool]:
+) -> tuple[list[RecordId], bool]:
     """Compare what was promised with what is there.
 
     Returns:
-        How many acknowledged records are gone, and whether those were the last ones promised.
+        The acknowledged records that are gone, and whether those were the last ones promised.
     """
     name = _name(partition)
     offsets: dict[RecordId, set[int]] = defaultdict(set)
@@ -273,7 +269,7 @@ def _check_acknowledged(
         if row.record is not None:
             offsets[row.record].add(row.offset)
     promised: dict[int, RecordId] = {}
-    lost_offsets: list[int] = []
+    lost: dict[int, RecordId] = {}
     last_survivor = -1
     for record, offset in sends.acknowledged.items():
         if ordered and (other := promised.get(offset)) is not None:
@@ -284,7 +280,7 @@ def _check_acknowledged(
         promised[offset] = record
         places = offsets.get(record)
         if not places:
-            lost_offsets.append(offset)
+            lost[offset] = record
             findings.add(Anomaly.LOST_WRITE, f"{name}@{offset}: {record}")
             continue
         last_survivor = max(last_survivor, offset)
@@ -295,7 +291,7 @@ def _check_acknowledged(
             )
     if ordered:
         _check_promise_order(findings, name, sends)
-    return len(lost_offsets), min(lost_offsets, default=last_survivor) >= last_survivor
+    return list(lost.values()), min(lost, default=last_survivor) >= last_survivor
 
 
 def _check_promise_order(findings: _Findings, name: str, sends: _Sends) -> None:

@@ -148,24 +148,26 @@ def start_server(
     command: Sequence[str] = SERVE,
     cpus: Sequence[int] | None = None,
     descriptors_max: int | None = None,
+    stderr_path: Path | None = None,
     start_seconds: float = START_SECONDS,
 ) -> Server:
     """Start a server and wait until it says where it listens.
 
     Args:
-        data_dir: its ``--data-dir``; the log goes to ``<data_dir>.stderr`` beside it, appended.
+        data_dir: its ``--data-dir``.
         listen: its ``--listen``.
         settings: ``-X key=value`` pairs.
         options: further command-line options, such as ``--advertise``.
         command: the program up to its subcommand.
         cpus: CPUs it may run on.
         descriptors_max: its RLIMIT_NOFILE.
+        stderr_path: where its log is appended; by default ``<data_dir>.stderr`` beside that.
         start_seconds: how long it may take.
 
     Raises:
         ServerFailed: it ended or kept silent.
     """
-    stderr_path = data_dir.with_name(data_dir.name + ".stderr")
+    stderr_path = stderr_path or data_dir.with_name(data_dir.name + ".stderr")
     arguments = [*command, "serve", "--data-dir", str(data_dir), "--listen", listen]
     for key, value in (settings or {}).items():
         arguments += ["-X", f"{key}={value}"]

@@ -60,7 +60,7 @@ def test_an_unacknowledged_record_may_be_there_or_not() -> None:
 def test_lost_write_at_the_end() -> None:
     report = check(history_of({0: 0, 1: 1, 2: 2}), log_of(0))
     assert anomalies(report) == {"lost-write": 2}
-    assert report.lost == 2
+    assert report.lost == [(PARTITION, record(1)), (PARTITION, record(2))]
     assert report.lost_are_suffixes
     with pytest.raises(AssertionError, match="lost-write: 2"):
         report.require_clean()
@@ -68,7 +68,7 @@ def test_lost_write_at_the_end() -> None:
 
 def test_everything_lost_is_a_suffix_too() -> None:
     report = check(history_of({0: 0, 1: 1}), {})
-    assert (report.lost, report.lost_are_suffixes) == (2, True)
+    assert (len(report.lost), report.lost_are_suffixes) == (2, True)
 
 
 def test_lost_write_below_a_survivor_is_not_a_suffix() -> None:

@@ -1,0 +1,1 @@
+"""Faults of the machine, for real: killed processes, lost power, frozen disks, orderly stops."""
