@@ -81,6 +81,7 @@ class SimStream:
         self._is_closed = False
         self._is_end_sent = False
         self._changed = trio.Event()
+        self._receiving = trio.CancelScope()
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open"
@@ -100,7 +101,8 @@ class SimStream:
             arrival = self._inbox[0][0] if self._inbox and not self._is_cut else inf
             if arrival <= trio.current_time():
                 return self._take(buffer)
-            await self._wait_changed(arrival)
+            with trio.CancelScope(deadline=self._until(arrival)) as self._receiving:
+                await self._changed.wait()
 
     def send_nowait(self, buffer: Buffer) -> int:
         """Hand over what fits without waiting; return the number of bytes (possibly 0)."""
@@ -129,7 +131,8 @@ class SimStream:
             while (sent := self.send_nowait(rest)) < len(rest):
                 rest = rest[sent:]
                 while self._room == 0:
-                    await self._wait_changed(inf)
+                    with trio.CancelScope(deadline=self._until(inf)):
+                        await self._changed.wait()
                     self._check()
 
     def send_eof(self) -> None:
@@ -211,7 +214,9 @@ class SimStream:
         self._last_arrival = max(self._last_arrival, arrival)
         self._inbox.append((self._last_arrival, data))
         self._inbox_bytes += len(data)
-        self.kick()
+        # Moves the alarm of the task that receives, which is cheaper than waking it twice.
+        if not self._is_cut and self._last_arrival < self._receiving.deadline:
+            self._receiving.deadline = self._last_arrival
 
     def _break(self) -> None:
         """Let a reset arrive here some time later."""
@@ -224,12 +229,9 @@ class SimStream:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _wait_changed(self, until: float) -> None:
-        """Wait until something may have changed; at most until then, or until a reset arrives."""
-        if trio.current_time() < self._broken_at < until:
-            until = self._broken_at
-        with trio.CancelScope(deadline=until):
-            await self._changed.wait()
+    def _until(self, until: float) -> float:
+        """Return when to look again: then, or when a reset that is under way arrives."""
+        return self._broken_at if trio.current_time() < self._broken_at < until else until
 
 
 class SimListener:
