@@ -288,7 +288,7 @@ class BrokerConfig:
         if self.advertised and (fault := _address_fault("advertised", self.advertised)):
             faults.append(fault)
         if self.advertised is None and any(
-            text.rpartition(":")[0] in {"0.0.0.0", "[::]", "::", ""}  # noqa: S104 - refused here
+            ":" in text and text.rpartition(":")[0] in {"0.0.0.0", "[::]", "::", ""}  # noqa: S104 - refused here
             for text in self.listeners
         ):
             faults.append(

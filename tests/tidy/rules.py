@@ -293,10 +293,21 @@ def caught_names(handler: ast.ExceptHandler) -> set[str]:
     return {dotted(kind).rpartition(".")[2] for kind in kinds}
 
 
+# --- the root package ----------------------------------------------------------------------------
+def root_imports(source: Source) -> Faults:
+    """Inside the package names come from where they are defined, not from the lazy root."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "trio_broker":
+            for alias in node.names:
+                if alias.name != "__version__":
+                    yield node.lineno, f"import {alias.name} from the module that defines it"
+
+
 RULES: dict[str, Callable[[Source], Faults]] = {
     "sizes": sizes,
     "tasks": tasks,
     "machine": machine,
     "shields": shields,
     "catch_alls": catch_alls,
+    "root_imports": root_imports,
 }

@@ -35,6 +35,7 @@ MISTAKES = [
     ("catch_alls", "broker/x.py", "try:\n    f()\nexcept:\n    raise"),
     ("catch_alls", "broker/x.py", "try:\n    f()\nexcept (OSError, BaseException):\n    g()"),
     ("catch_alls", "broker/x.py", "with contextlib.suppress(Exception): f()"),
+    ("root_imports", "storage/x.py", "from trio_broker import BrokerConfig"),
     ("sizes", "broker/x.py", "x = 1\n" * 600),
     ("sizes", "broker/x.py", "def f():\n" + "    x = 1\n" * 70),
 ]
@@ -54,6 +55,7 @@ HONEST = [
     ("catch_alls", "broker/supervise.py", "try:\n    f()\nexcept* Exception:\n    g()"),
     ("catch_alls", "broker/x.py", "try:\n    f()\nexcept BaseException:\n    g()\n    raise"),
     ("catch_alls", "broker/x.py", "try:\n    f()\nexcept OSError:\n    g()"),
+    ("root_imports", "client/x.py", "from trio_broker import __version__"),
     ("sizes", "broker/x.py", 'def f():\n    """' + "x\n" * 80 + '    """'),
 ]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
+from trio_broker import __version__
 from trio_broker.errors import ErrorCode, ProtocolError, TrioBrokerError
 from trio_broker.wire.api import APIS, ApiKey
 from trio_broker.wire.frames import FrameSplitter
@@ -96,7 +97,7 @@ class Connection:
             ConnectionLost, ProtocolError, VersionMismatch: it is no broker we can talk to.
         """
         request = ApiVersionsRequest(
-            client_software_name="trio-broker", client_software_version="0.1"
+            client_software_name="trio-broker", client_software_version=__version__
         )
         newest = APIS[ApiKey.API_VERSIONS].max_version
         self.versions = {ApiKey.API_VERSIONS: (0, newest)}
