@@ -23,8 +23,8 @@ from trio_broker.broker.session import Session
 from trio_broker.broker.supervise import first_cause
 from trio_broker.config import BrokerConfig
 from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
-from trio_broker.records.build import Record, build_batch
 from trio_broker.records.batch import BatchHeader
+from trio_broker.records.build import Record, build_batch
 
 if TYPE_CHECKING:
     from trio_broker.broker.replica import Replica
@@ -242,7 +242,7 @@ async def open_broker(
         BaseException: whatever the block raises, as it is.
     """
     if host is None:
-        from trio_broker.host.real import real_host  # noqa: PLC0415 - only where it is used
+        from trio_broker.host.real import real_host
 
         host = real_host()
     _check_clock(host)

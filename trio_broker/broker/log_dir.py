@@ -8,26 +8,19 @@ shards; leaving closes the logs in order and writes the marker back only if noth
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
 from trio_broker.broker.shard import Shard
-from trio_broker.errors import ErrorCode, LogDirFailed, StorageError, StuckIO
+from trio_broker.errors import StorageError
 from trio_broker.storage.log_dir import LogDirectory
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
     from trio_broker.broker.supervise import Supervisor
-    from trio_broker.host.interface import Job, Lane
-    from trio_broker.storage.log import Log
+    from trio_broker.host.interface import Lane
 
 logger = logging.getLogger("trio_broker.log_dir")
 
@@ -93,12 +86,12 @@ class LogDir:
                 replica.go_offline(f"log dir {self.directory.path} failed: {error}")
         self._state.flusher.flush()
 
-    def write_failed(self, error: StorageError) -> None:
-        """Take note of an append that the system refused; its batches have been refused too."""
+    def write_failed(self, error: StorageError | OSError) -> None:
+        """Take note of a write that the system refused and that was cut back: nothing is lost."""
         self.write_failures += 1
         if self.write_failures & (self.write_failures - 1) == 0:  # at powers of two
             logger.error(
-                "log dir %s: append refused (%d so far): %s",
+                "log dir %s: write refused (%d so far): %s",
                 self.directory.path,
                 self.write_failures,
                 error,

@@ -40,9 +40,7 @@ class Reconciler:
         for topic in image.topics_by_name.values():
             self._route(topic)
         everything = [
-            partition
-            for topic in image.topics_by_name.values()
-            for partition in topic.partitions
+            partition for topic in image.topics_by_name.values() for partition in topic.partitions
         ]
         await self._start(everything, fresh=False)
 

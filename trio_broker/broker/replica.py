@@ -155,6 +155,14 @@ class Replica:
             return self.closed_code
         return _REFUSALS[self.state]
 
+    def epoch_fault(self, claimed_epoch: int) -> ErrorCode:
+        """Compare a client's idea of the leader epoch with ours (KIP-320); -1 claims nothing."""
+        if claimed_epoch < 0 or claimed_epoch == self.leader_epoch:
+            return ErrorCode.NONE
+        if claimed_epoch < self.leader_epoch:
+            return ErrorCode.FENCED_LEADER_EPOCH
+        return ErrorCode.UNKNOWN_LEADER_EPOCH
+
     def append(self, slot: AppendSlot) -> None:
         """Queue a batch for the shard's writer; never blocks, never raises.
 

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from trio_broker.broker.append_slot import AppendSlot
-    from trio_broker.broker.response_flusher import ResponseFlusher
     from trio_broker.broker.log_dir import LogDir
+    from trio_broker.broker.response_flusher import ResponseFlusher
     from trio_broker.config import StorageConfig
     from trio_broker.host.interface import Host, Job, Lane
     from trio_broker.storage.log import AppendPlan, Log
+    from trio_broker.storage.maintenance import DeletionPlan
 
     #: Makes the job that opens a replica's log.
     Opening: TypeAlias = Callable[[Replica], Job[Log]]
@@ -110,6 +111,7 @@ class Shard:
         self._room = trio.lowlevel.ParkingLot()
         self._parked_writer: trio.lowlevel.Task | None = None
         self._unflushed: dict[Replica, float] = {}
+        self._checkpoints_due: dict[Replica, None] = {}
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -173,6 +175,9 @@ class Shard:
                     await self._flush(list(self._unflushed))
                 if self._queue:
                     await self._commit(self._take())
+                while self._checkpoints_due:
+                    replica, _ = self._checkpoints_due.popitem()
+                    await self._checkpoint(replica)
 
     async def _wait_for_work(self) -> None:
         """Park until a batch is queued or a flush is due."""
@@ -260,7 +265,9 @@ class Shard:
             log.abandon(plan)
             self._refuse_commit(commit, result)
             return
-        log.publish(plan, synced=commit.sync)
+        log.publish(plan, synced=commit.sync, now_seconds=trio.current_time())
+        if log.checkpoint_due:
+            self._checkpoints_due[replica] = None
         if not commit.sync and replica.topic.durability is Durability.INTERVAL:
             self._unflushed.setdefault(replica, trio.current_time())
         start = log.log_start_offset
@@ -315,9 +322,66 @@ class Shard:
             try:
                 await self.lane.run(log.flush_job())
             except (StuckIO, SyncFailed) as error:
+                log.mark_broken()
                 self.log_dir.fail(error)
                 return
             log.mark_flushed(end_offset)
+
+    async def _checkpoint(self, replica: Replica) -> None:
+        """Write down where recovery may begin; the caller holds `changes`."""
+        if replica.state is not ReplicaState.ONLINE:
+            return
+        log = replica.log
+        try:
+            log.mark_checkpointed(await self.lane.run(log.checkpoint_job()))
+        except (StuckIO, SyncFailed) as error:
+            log.mark_broken()
+            self.log_dir.fail(error)
+        except (StorageError, OSError) as error:
+            self.log_dir.write_failed(error)  # the old checkpoint stands, and is still good
+
+    # Retention: called by housekeeping.
+
+    async def apply_retention(self, replica: Replica) -> None:
+        """Delete the segments of one replica that are too old or too many, then their files."""
+        if replica.state is not ReplicaState.ONLINE:
+            return
+        now_ms = self._host.wall.now_ms()
+        async with self.changes:
+            if replica.state is ReplicaState.ONLINE:
+                log = replica.log
+                plan = log.plan_deletion(now_ms, upper_offset=replica.high_watermark)
+                if plan is not None:
+                    await self._delete_segments(log, plan, now_ms)
+                unlinking = log.unlink_deleted_job(now_ms)
+                if unlinking is not None:
+                    await self._try_on_lane(unlinking)
+
+    async def advance_start_offset(self, replica: Replica, offset: int) -> None:
+        """Drop everything below `offset` and give its segments back."""
+        async with self.changes:
+            if replica.state is ReplicaState.ONLINE:
+                replica.log.advance_start_offset(offset)
+                await self._checkpoint(replica)
+        await self.apply_retention(replica)
+
+    async def _delete_segments(self, log: Log, plan: DeletionPlan, now_ms: int) -> None:
+        try:
+            await self.lane.run(log.delete_segments_job(plan))
+        except (StuckIO, SyncFailed) as error:
+            log.mark_broken()
+            self.log_dir.fail(error)
+        except (StorageError, OSError) as error:
+            self.log_dir.write_failed(error)  # all segments are still there; tried again
+        else:
+            log.publish_deletion(plan, now_ms)
+
+    async def _try_on_lane(self, job: Job[object]) -> None:
+        """Run a job that may fail: what it leaves behind is removed by a later one."""
+        try:
+            await self.lane.run(job)
+        except (StorageError, OSError) as error:
+            self.log_dir.write_failed(error)
 
     # Replicas.
 
@@ -364,6 +428,18 @@ class Shard:
             async with self.changes:
                 replica.release_log()
                 await self._open(replica, self.log_dir.recovering)
+
+    async def delete_replicas(self, replicas: Sequence[Replica]) -> None:
+        """Close replicas for good; when this returns no file of them is open.
+
+        Raises:
+            StorageError, OSError: see `close_replicas`; the directories may still be in place.
+        """
+        await self.close_replicas(
+            replicas,
+            ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+            lambda log: log.rename_for_deletion_job(),
+        )
 
     async def close_replicas(
         self, replicas: Sequence[Replica], code: ErrorCode, ending: Callable[[Log], Job[None]]

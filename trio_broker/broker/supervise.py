@@ -68,7 +68,11 @@ class Supervisor:
     faults: dict[str, FaultRecord] = field(factory=dict)
 
     async def absorb(
-        self, boundary: str, function: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs
+        self,
+        boundary: str,
+        function: Callable[P, Awaitable[None]],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Exception | None:
         """Run `function`; return the fault it ended with, or None if it ended well.
 

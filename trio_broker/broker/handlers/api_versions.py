@@ -35,9 +35,7 @@ _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?\Z")
 def respond(served: Mapping[int, ServedApi], error_code: ErrorCode) -> ApiVersionsResponse:
     """Build the response; after an unsupported version it names ApiVersions alone."""
     offered = [
-        ApiVersion(
-            api_key=key, min_version=api.advertised_min_version, max_version=api.max_version
-        )
+        ApiVersion(api_key=key, min_version=api.advertised_min_version, max_version=api.max_version)
         for key, api in sorted(served.items())
         if error_code is ErrorCode.NONE or key == ApiKey.API_VERSIONS
     ]

@@ -60,8 +60,8 @@ def _describe(state: BrokerState, result: CreateTopicResult) -> CreatableTopicRe
     return CreatableTopicResult(
         name=result.name,
         topic_id=result.topic_id,
-        error_code=result.error_code,
-        error_message=result.error_message,
+        error_code=result.code,
+        error_message=result.message,
         num_partitions=result.partitions,
         replication_factor=result.replication_factor,
         configs=configs,

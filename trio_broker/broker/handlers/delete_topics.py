@@ -37,8 +37,8 @@ async def handle(
             DeletableTopicResult(
                 name=result.name,
                 topic_id=result.topic_id,
-                error_code=result.error_code,
-                error_message=result.error_message,
+                error_code=result.code,
+                error_message=result.message,
             )
             for result in results
         ]

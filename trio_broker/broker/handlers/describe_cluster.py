@@ -47,8 +47,6 @@ async def handle(
         controller_id=node_id,
         brokers=[DescribeClusterBroker(broker_id=node_id, host=host, port=port)],
         cluster_authorized_operations=(
-            CLUSTER_OPERATIONS
-            if request.include_cluster_authorized_operations
-            else NO_OPERATIONS
+            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NO_OPERATIONS
         ),
     )

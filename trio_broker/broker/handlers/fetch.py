@@ -156,7 +156,7 @@ def _plan(state: BrokerState, request: FetchRequest, targets: list[_Target]) -> 
         if replica is None:
             continue
         target.plan = None
-        target.code = replica.refusal or _epoch_fault(target.wanted, replica)
+        target.code = replica.refusal or replica.epoch_fault(target.wanted.current_leader_epoch)
         if target.code:
             continue
         target.diverging = _divergence(target.wanted, replica)
@@ -173,17 +173,8 @@ def _plan(state: BrokerState, request: FetchRequest, targets: list[_Target]) -> 
             target.code = ErrorCode.OFFSET_OUT_OF_RANGE
             continue
         target.plan = plan
-        readable_bytes += plan.size_bytes
+        readable_bytes += plan.estimated_bytes
     return readable_bytes
-
-
-def _epoch_fault(wanted: FetchPartition, replica: Replica) -> ErrorCode:
-    """Compare the client's idea of the leader epoch with ours (KIP-320)."""
-    if wanted.current_leader_epoch < 0 or wanted.current_leader_epoch == replica.leader_epoch:
-        return ErrorCode.NONE
-    if wanted.current_leader_epoch < replica.leader_epoch:
-        return ErrorCode.FENCED_LEADER_EPOCH
-    return ErrorCode.UNKNOWN_LEADER_EPOCH
 
 
 def _divergence(wanted: FetchPartition, replica: Replica) -> EpochEndOffset | None:
@@ -221,7 +212,7 @@ async def _read(request: FetchRequest, target: _Target) -> PartitionFetchResult:
     log = replica.log
     high_watermark, stable = replica.high_watermark, replica.last_stable_offset
     start_offset = log.log_start_offset
-    if plan is not None and plan.size_bytes:
+    if plan is not None and not plan.is_empty:
         cached = log.read_cached(plan)
         if cached is not None:
             records = cached

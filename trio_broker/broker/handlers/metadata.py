@@ -43,8 +43,7 @@ async def handle(
     if wanted is None or (version == 0 and not wanted):
         image = state.controller.image
         topics = [
-            _describe(state, topic, request)
-            for name, topic in sorted(image.topics_by_name.items())
+            _describe(state, topic, request) for name, topic in sorted(image.topics_by_name.items())
         ]
     else:
         await _create_missing(state, wanted, request)
@@ -56,9 +55,7 @@ async def handle(
         controller_id=node_id,
         topics=topics,
         cluster_authorized_operations=(
-            CLUSTER_OPERATIONS
-            if request.include_cluster_authorized_operations
-            else NO_OPERATIONS
+            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NO_OPERATIONS
         ),
     )
 
@@ -117,9 +114,7 @@ def _describe(
     )
 
 
-def _describe_partition(
-    state: BrokerState, partition: PartitionState
-) -> MetadataResponsePartition:
+def _describe_partition(state: BrokerState, partition: PartitionState) -> MetadataResponsePartition:
     routed = state.router.by_id.get(partition.topic_id)
     replica = routed.replica(partition.partition) if routed is not None else None
     online = replica is not None and not replica.refusal

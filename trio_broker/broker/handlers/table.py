@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trio_broker.host.interface import Buffer
     from trio_broker.wire.headers import RequestHeader
 
+
 def _served(key: ApiKey, handler: Handler | None) -> tuple[int, ServedApi]:
     api = APIS[key]
     return int(key), ServedApi(key, api.min_version, api.max_version, handler)
@@ -76,7 +77,7 @@ def served_api(header: RequestHeader) -> ServedApi:
     return served
 
 
-async def dispatch(state: BrokerState, session: Session, version: int, request: Request) -> Any:  # noqa: ANN401 - each API has its own response
+async def dispatch(state: BrokerState, session: Session, version: int, request: Request) -> Any:
     """Let the handler of a decoded request answer it; the embedded API calls this too."""
     handler = SERVED[type(request).api_key].handler
     assert handler is not None, "Produce and Fetch have paths of their own"

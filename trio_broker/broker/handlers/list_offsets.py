@@ -1,0 +1,158 @@
+"""ListOffsets (key 2), versions 1 to 11: offsets by timestamp, and the ends of the log.
+
+By timestamp the exact record is answered where its batch is not compressed or the codec's library
+is installed; otherwise the batch's first offset, so that nothing at or after that time is missed.
+Compressed batches are unfolded off the event loop and up to a bound.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from trio_broker.errors import CodecUnavailable, CorruptRecords, ErrorCode, StorageError
+from trio_broker.records.iterate import first_record_at
+from trio_broker.wire.messages.list_offsets import (
+    ListOffsetsPartition,
+    ListOffsetsPartitionResponse,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
+    ListOffsetsTopic,
+    ListOffsetsTopicResponse,
+)
+
+if TYPE_CHECKING:
+    from trio_broker.broker.replica import Replica
+    from trio_broker.broker.session import Session
+    from trio_broker.broker.state import BrokerState
+    from trio_broker.host.interface import Job
+    from trio_broker.storage.log import Log
+
+logger = logging.getLogger("trio_broker.list_offsets")
+
+# Timestamps with a meaning of their own (org.apache.kafka.common.requests.ListOffsetsRequest).
+LATEST = -1
+EARLIEST = -2
+MAX_TIMESTAMP = -3
+EARLIEST_LOCAL = -4
+LATEST_TIERED = -5
+EARLIEST_PENDING_UPLOAD = -6
+#: First version in which each of them is known.
+_SINCE = {
+    LATEST: 1,
+    EARLIEST: 1,
+    MAX_TIMESTAMP: 7,
+    EARLIEST_LOCAL: 8,
+    LATEST_TIERED: 9,
+    EARLIEST_PENDING_UPLOAD: 11,
+}
+READ_COMMITTED = 1
+#: Most bytes that a batch may unfold to while its records are looked through.
+BATCH_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Position(NamedTuple):
+    """An answer; offset -1 if there is none."""
+
+    timestamp_ms: int = -1
+    offset: int = -1
+    leader_epoch: int = -1
+
+
+async def handle(
+    state: BrokerState, session: Session, version: int, request: ListOffsetsRequest
+) -> ListOffsetsResponse:
+    """Answer one offset per partition."""
+    del session
+    await trio.lowlevel.checkpoint()
+    appearances = Counter(
+        (topic.name, partition.partition_index)
+        for topic in request.topics
+        for partition in topic.partitions
+    )
+    topics = []
+    for topic in request.topics:
+        answers = []
+        for wanted in topic.partitions:
+            if appearances[topic.name, wanted.partition_index] > 1:
+                answers.append(_failed(wanted, ErrorCode.INVALID_REQUEST))
+            else:
+                answers.append(await _answer(state, version, request, topic, wanted))
+        topics.append(ListOffsetsTopicResponse(name=topic.name, partitions=answers))
+    return ListOffsetsResponse(topics=topics)
+
+
+def _failed(wanted: ListOffsetsPartition, code: ErrorCode) -> ListOffsetsPartitionResponse:
+    return ListOffsetsPartitionResponse(partition_index=wanted.partition_index, error_code=code)
+
+
+async def _answer(
+    state: BrokerState,
+    version: int,
+    request: ListOffsetsRequest,
+    topic: ListOffsetsTopic,
+    wanted: ListOffsetsPartition,
+) -> ListOffsetsPartitionResponse:
+    routed = state.router.by_name.get(topic.name)
+    replica = routed.replica(wanted.partition_index) if routed is not None else None
+    if replica is None:
+        return _failed(wanted, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+    fault = replica.refusal or replica.epoch_fault(wanted.current_leader_epoch)
+    if fault:
+        return _failed(wanted, fault)
+    if wanted.timestamp < 0 and version < _SINCE.get(wanted.timestamp, version + 1):
+        return _failed(wanted, ErrorCode.UNSUPPORTED_VERSION)
+    committed = request.isolation_level == READ_COMMITTED
+    upper_offset = replica.last_stable_offset if committed else replica.high_watermark
+    try:
+        position = await _find(replica, wanted.timestamp, upper_offset)
+    except (StorageError, OSError) as error:
+        logger.error("%r: looking for timestamp %d: %s", replica, wanted.timestamp, error)
+        return _failed(wanted, replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR)
+    return ListOffsetsPartitionResponse(
+        partition_index=wanted.partition_index,
+        error_code=ErrorCode.NONE,
+        timestamp=position.timestamp_ms,
+        offset=position.offset,
+        leader_epoch=position.leader_epoch,
+    )
+
+
+async def _find(replica: Replica, timestamp_ms: int, upper_offset: int) -> Position:
+    log = replica.log
+    if timestamp_ms == LATEST:
+        return Position(offset=upper_offset, leader_epoch=replica.leader_epoch)
+    if timestamp_ms in {EARLIEST, EARLIEST_LOCAL}:
+        start = log.log_start_offset
+        return Position(offset=start, leader_epoch=log.epochs.epoch_at(start))
+    if timestamp_ms in {LATEST_TIERED, EARLIEST_PENDING_UPLOAD}:
+        return Position()  # nothing is ever tiered
+    if timestamp_ms == MAX_TIMESTAMP:
+        timestamp_ms = log.max_timestamp
+        if timestamp_ms < 0:
+            return Position()
+    return await replica.shard.lane.run(_search_job(log, timestamp_ms, upper_offset))
+
+
+def _search_job(log: Log, timestamp_ms: int, upper_offset: int) -> Job[Position]:
+    """Find the first batch that reaches `timestamp_ms`, and in it the first record that does."""
+    from_offset = log.log_start_offset
+    found = yield from log.offset_by_timestamp_job(
+        timestamp_ms, from_offset=from_offset, upper_offset=upper_offset
+    )
+    if found is None:
+        return Position()
+    epoch = found.header.leader_epoch
+    search = partial(first_record_at, found.batch, timestamp_ms, bytes_max=BATCH_BYTES_MAX)
+    try:
+        record = yield search, ()
+    except (CorruptRecords, CodecUnavailable) as error:
+        logger.info("%s: answering the offset of a batch: %s", log.topic_partition, error)
+        record = None
+    if record is None:
+        return Position(found.timestamp_ms, max(found.offset, from_offset), epoch)
+    return Position(record.timestamp_ms, max(record.offset, from_offset), epoch)
