@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from enum import IntEnum
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -99,18 +100,18 @@ class Api(NamedTuple):
     @property
     def request_type(self) -> type[Message]:
         """Class of the request's body; its module is imported on first use."""
-        found: type[Message] = getattr(
-            importlib.import_module(self.module_name), f"{self.name}Request"
-        )
-        return found
+        return _message_type(self.module_name, f"{self.name}Request")
 
     @property
     def response_type(self) -> type[Message]:
         """Class of the response's body; its module is imported on first use."""
-        found: type[Message] = getattr(
-            importlib.import_module(self.module_name), f"{self.name}Response"
-        )
-        return found
+        return _message_type(self.module_name, f"{self.name}Response")
+
+
+@cache
+def _message_type(module_name: str, class_name: str) -> type[Message]:
+    found: type[Message] = getattr(importlib.import_module(module_name), class_name)
+    return found
 
 
 def _api(
