@@ -1,0 +1,100 @@
+"""Small disk jobs on the files of one replica that several parts of storage/ need.
+
+Frozen input, no state: see `host.jobs` for the rules they keep.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, NamedTuple
+
+from trio_broker.errors import StorageError, SyncFailed
+from trio_broker.host import jobs
+from trio_broker.storage import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_broker.host.interface import File, FileSystem, Job
+    from trio_broker.storage.segment import Segment
+
+
+class ReplicaFiles(NamedTuple):
+    """Where a log's files are, and in whose name they are opened.
+
+    Attributes:
+        fs: the filesystem.
+        directory: the replica's directory.
+        owner: see `paths.owner_name`.
+    """
+
+    fs: FileSystem
+    directory: str
+    owner: str
+
+    def path(self, name: str) -> str:
+        """Return the path of a file in the replica's directory."""
+        return f"{self.directory}/{name}"
+
+    @property
+    def parent(self) -> str:
+        """The log dir."""
+        return self.directory.rpartition("/")[0] or "."
+
+
+def sync_segments(
+    files: ReplicaFiles, segments: Sequence[tuple[Segment, File | None]]
+) -> Job[None]:
+    """Make segments durable that may hold bytes which are not.
+
+    Raises:
+        SyncFailed: some of it is not durable and must not be synced again.
+    """
+    for segment, file in segments:
+        yield from _sync_segment(files, segment, file)
+
+
+def _sync_segment(files: ReplicaFiles, segment: Segment, file: File | None) -> Job[None]:
+    if file is not None:
+        try:
+            yield file.sync, ()
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise SyncFailed(file.path, error.errno or errno.EIO) from error
+            # Closed since this was planned, to make room for another: open it again.
+        else:
+            return
+    path = files.path(segment.name)
+    try:
+        file = yield from jobs.open_file(files.fs, path, files.owner)
+    except OSError as error:
+        raise SyncFailed(path, error.errno or errno.EIO) from error
+    try:
+        yield from jobs.sync(file)
+    finally:
+        file.close()
+
+
+def mark_sync_failed(files: ReplicaFiles) -> Job[None]:
+    """Leave a note in the directory that an fsync has failed.
+
+    From then on the page cache may show bytes that are not on the disk, and a process started later
+    on the same machine would believe them. The note needs not survive a power cut, because the
+    cache does not either; so it is not synced, and it is no harm if the disk refuses it.
+    """
+    try:
+        file = yield from jobs.open_file(
+            files.fs, files.path(paths.SYNC_FAILED_NAME), files.owner, create=True
+        )
+    except (OSError, StorageError):
+        return
+    file.close()
+
+
+def unlink_if_there(fs: FileSystem, path: str) -> Job[bool]:
+    """Remove a file's name; return whether there was one."""
+    try:
+        yield fs.unlink, (path,)
+    except FileNotFoundError:
+        return False
+    return True

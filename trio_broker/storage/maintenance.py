@@ -1,0 +1,226 @@
+"""The jobs beside appending and reading: flush, checkpoint, deletion, sealing, closing.
+
+Each takes a frozen plan that `Log` made on the event loop, touches nothing else, and leaves it to
+the log to take over the result. A failed fsync in any of them leaves the note of
+`files.mark_sync_failed`, and the log is broken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from trio_broker.errors import SyncFailed
+from trio_broker.host import jobs
+from trio_broker.storage import paths
+from trio_broker.storage.checkpoint import LogState, write_checkpoint, write_snapshot
+from trio_broker.storage.files import mark_sync_failed, sync_segments, unlink_if_there
+from trio_broker.storage.index import index_paths, write_index_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_broker.host.interface import File, Job
+    from trio_broker.storage.files import ReplicaFiles
+    from trio_broker.storage.segment import LogPoint, Segment
+
+
+class FlushPlan(NamedTuple):
+    """What makes everything up to `end` durable.
+
+    Attributes:
+        files: of the log.
+        end: where the log ended when the plan was made.
+        appended_bytes: see `SegmentRow`, at that time.
+        segments: those that hold bytes not yet durable, oldest first, with their open files.
+        must_sync_names: names of files may not be durable yet.
+        must_sync_parent: the name of the replica's directory may not be durable yet.
+    """
+
+    files: ReplicaFiles
+    end: LogPoint
+    appended_bytes: int
+    segments: Sequence[tuple[Segment, File | None]]
+    must_sync_names: bool
+    must_sync_parent: bool
+
+
+class CheckpointPlan(NamedTuple):
+    """What makes a checkpoint.
+
+    Attributes:
+        flush: carried out first: nothing may refer to bytes that could still be lost.
+        state: to be written.
+        producers: snapshot for `state.end`, None if there are no producers.
+        indexes: index files to write: base offset, bytes covered, contents.
+        old_snapshots: offsets of snapshots that are not needed any more.
+    """
+
+    flush: FlushPlan
+    state: LogState
+    producers: bytes | None
+    indexes: Sequence[tuple[int, int, tuple[bytes, bytes]]]
+    old_snapshots: Sequence[int]
+
+
+class DeletionPlan(NamedTuple):
+    """What takes the oldest segments out of a log.
+
+    Attributes:
+        checkpoint: the log as it will be; once it is durable the segments are gone for good.
+        base_offsets: the segments.
+        created: a new, empty segment that must exist because no other is left.
+        deleted_paths: what their files are called afterwards, until they are unlinked.
+    """
+
+    checkpoint: CheckpointPlan
+    base_offsets: Sequence[int]
+    created: Segment | None
+    deleted_paths: Sequence[str]
+
+
+def flush_job(plan: FlushPlan) -> Job[None]:
+    """Make everything up to the plan's end durable; see `Log.flush_job`."""
+    files = plan.files
+    try:
+        yield from sync_segments(files, plan.segments)
+        if plan.must_sync_names:
+            yield from jobs.sync_directory(files.fs, files.directory)
+        if plan.must_sync_parent:
+            yield from jobs.sync_directory(files.fs, files.parent)
+    except SyncFailed:
+        yield from mark_sync_failed(files)
+        raise
+
+
+def nothing_job() -> Job[None]:
+    """Do nothing."""
+    yield from ()
+
+
+def checkpoint_job(plan: CheckpointPlan) -> Job[CheckpointPlan]:
+    """Write a checkpoint; see `Log.checkpoint_job`."""
+    files = plan.flush.files
+    yield from flush_job(plan.flush)
+    for base_offset, _, payloads in plan.indexes:
+        yield from write_index_files(files.fs, files.directory, files.owner, base_offset, payloads)
+    if plan.producers is not None:
+        yield from write_snapshot(files, plan.state.end.offset, plan.producers)
+    yield from write_checkpoint(files, plan.state)
+    for offset in plan.old_snapshots:
+        path = files.path(paths.offset_name(offset, paths.SNAPSHOT_SUFFIX))
+        yield from unlink_if_there(files.fs, path)
+    return plan
+
+
+def delete_segments_job(plan: DeletionPlan) -> Job[DeletionPlan]:
+    """Take segments out of a log; see `Log.delete_segments_job`.
+
+    The checkpoint decides: a crash before it leaves all of them, after it none, since the next
+    start removes files below the start offset.
+    """
+    files = plan.checkpoint.flush.files
+    if plan.created is not None:
+        # Its name keeps the offsets going on even if the checkpoint should be lost.
+        yield from _make_empty_segment(files, plan.created.name)
+    yield from checkpoint_job(plan.checkpoint)
+    for base_offset in plan.base_offsets:
+        path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
+        try:
+            yield files.fs.rename, (path, path + paths.DELETED_SUFFIX)
+        except FileNotFoundError:
+            pass  # an earlier attempt came this far
+        for index_path in index_paths(files.directory, base_offset):
+            yield from unlink_if_there(files.fs, index_path)
+    yield from jobs.sync_directory(files.fs, files.directory)
+    return plan
+
+
+def _make_empty_segment(files: ReplicaFiles, name: str) -> Job[None]:
+    file = yield from jobs.open_file(files.fs, files.path(name), files.owner, create=True)
+    try:
+        if file.size:
+            yield file.truncate, (0,)
+        yield from jobs.sync(file)
+    finally:
+        file.close()
+    yield from jobs.sync_directory(files.fs, files.directory)
+
+
+def unlink_job(files: ReplicaFiles, doomed: Sequence[str]) -> Job[int]:
+    """Give back the space of deleted segments; return how many files were removed."""
+    count = 0
+    for path in doomed:
+        count += yield from unlink_if_there(files.fs, path)
+    return count
+
+
+def seal_job(plan: CheckpointPlan, doomed: Sequence[int], names: Sequence[int]) -> Job[None]:
+    """Cut a log back to the end of the plan's state; see `Log.seal_at_durable_job`.
+
+    Nothing is read back. The file of the last segment kept is cut through a new handle, since the
+    old one is tainted; what follows goes on in a new file (Rebello et al., ATC 2020: after a failed
+    fsync the pages are marked clean, so what a read shows need not be on the disk).
+
+    Args:
+        plan: the checkpoint of the log as it will be; its flush is not carried out.
+        doomed: base offsets of segments that hold nothing durable.
+        names: base offsets of all segments that have index files which may reach too far.
+    """
+    files = plan.flush.files
+    end = plan.state.end
+    if end.position > 0:
+        path = files.path(paths.offset_name(end.segment_base, paths.LOG_SUFFIX))
+        file = yield from jobs.open_file(files.fs, path, files.owner)
+        try:
+            yield file.truncate, (end.position,)
+            yield from jobs.sync(file)
+        finally:
+            file.close()
+    for base_offset in doomed:
+        yield from quarantine_file(files, paths.offset_name(base_offset, paths.LOG_SUFFIX))
+    for base_offset in names:
+        for index_path in index_paths(files.directory, base_offset):
+            yield from unlink_if_there(files.fs, index_path)
+    if plan.producers is not None:
+        yield from write_snapshot(files, end.offset, plan.producers)
+    yield from write_checkpoint(files, plan.state)
+    yield from unlink_if_there(files.fs, files.path(paths.SYNC_FAILED_NAME))
+    yield from jobs.sync_directory(files.fs, files.directory)
+
+
+def quarantine_file(files: ReplicaFiles, name: str) -> Job[str | None]:
+    """Move one file of a replica out of the way, to be looked at by people.
+
+    Data is never deleted because it was not expected. Returns where it is, None if there is none.
+    """
+    if (yield files.fs.stat, (files.path(name),)) is None:
+        return None
+    replica = files.directory.rpartition("/")[2]
+    quarantine = f"{files.parent}/{paths.QUARANTINE_NAME}"
+    target_directory = f"{quarantine}/{replica}"
+    yield from jobs.make_directories(files.fs, target_directory)
+    target = f"{target_directory}/{name}"
+    number = 0
+    while (yield files.fs.stat, (target,)) is not None:
+        number += 1
+        target = f"{target_directory}/{name}.{number}"
+    yield files.fs.rename, (files.path(name), target)
+    yield from jobs.sync_directory(files.fs, target_directory)
+    yield from jobs.sync_directory(files.fs, files.directory)
+    return target
+
+
+def rename_for_deletion_job(files: ReplicaFiles) -> Job[None]:
+    """Give a replica's directory the name that marks it as deleted, durably.
+
+    Raises:
+        SyncFailed: after a power cut the replica may still be there.
+        OSError: it could not be renamed.
+    """
+    target = files.directory + paths.DELETED_SUFFIX
+    yield from jobs.remove_tree(files.fs, target)  # left by an attempt that did not come to the end
+    try:
+        yield files.fs.rename, (files.directory, target)
+    except FileNotFoundError:
+        return
+    yield from jobs.sync_directory(files.fs, files.parent)

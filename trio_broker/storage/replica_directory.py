@@ -1,0 +1,96 @@
+"""The directory of one replica: made when first opened, tidied when opened after a crash.
+
+Its metadata file is for people and tools, who could not tell from a topic id which topic it is; the
+broker never reads it back except to see that it is right. So it is plain JSON, and not synced.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from trio_broker.host import jobs
+from trio_broker.storage import paths
+from trio_broker.storage.files import unlink_if_there
+
+if TYPE_CHECKING:
+    from trio_broker.host.interface import Job
+    from trio_broker.names import TopicName, TopicPartition
+    from trio_broker.storage.files import ReplicaFiles
+
+_VERSION = 1
+_PARTITION_BYTES_MAX = 4096
+
+
+def prepare_replica_directory(
+    files: ReplicaFiles, topic_partition: TopicPartition, topic_name: TopicName
+) -> Job[list[str]]:
+    """Make sure that the directory is there and tidy; return the names in it.
+
+    What a crash left behind half done is finished: temporary files are removed, and so are segments
+    that had been deleted.
+
+    Raises:
+        AppendFailed: no room for the metadata file.
+        OSError: the system refused.
+    """
+    fs = files.fs
+    try:
+        names: list[str] = yield fs.list_directory, (files.directory,)
+    except FileNotFoundError:
+        yield fs.make_directory, (files.directory,)
+        names = []
+    kept = []
+    for name in names:
+        if name.endswith((jobs.TEMPORARY_SUFFIX, paths.LOG_SUFFIX + paths.DELETED_SUFFIX)):
+            yield from unlink_if_there(fs, files.path(name))
+        else:
+            kept.append(name)
+    content = json.dumps(
+        {
+            "version": _VERSION,
+            "topic": topic_name,
+            "topic_id": str(topic_partition.topic_id),
+            "partition": topic_partition.partition,
+        },
+        indent=2,
+    ).encode()
+    if (yield from _read_partition(files)) != content:
+        yield from _write_partition(files, content)
+    return kept
+
+
+def read_partition_metadata(files: ReplicaFiles) -> Job[dict[str, Any] | None]:
+    """Return what the metadata file says (topic, topic_id, partition), None if it says nothing."""
+    content = yield from _read_partition(files)
+    if content is None:
+        return None
+    try:
+        values = json.loads(content)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _read_partition(files: ReplicaFiles) -> Job[bytes | None]:
+    path = files.path(paths.PARTITION_NAME)
+    try:
+        file = yield from jobs.open_file(files.fs, path, files.owner, read_only=True)
+    except FileNotFoundError:
+        return None
+    try:
+        content: bytes = yield file.read_at, (0, _PARTITION_BYTES_MAX)
+    finally:
+        file.close()
+    return content
+
+
+def _write_partition(files: ReplicaFiles, content: bytes) -> Job[None]:
+    path = files.path(paths.PARTITION_NAME)
+    file = yield from jobs.open_file(files.fs, path, files.owner, create=True)
+    try:
+        if file.size:
+            yield file.truncate, (0,)
+        yield from jobs.append_all(file, 0, [content])
+    finally:
+        file.close()

@@ -1,0 +1,386 @@
+"""The scan of a log after a crash: what is sound from the recovery point on, and what is not.
+
+Used by `recovery` only, inside its job. Owns the state of one scan; the rules are in the text of
+`recovery`.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from typing import TYPE_CHECKING
+
+from trio_broker.config import Durability
+from trio_broker.errors import CorruptLog
+from trio_broker.host import jobs
+from trio_broker.records.batch import (
+    HEADER_BYTES,
+    LENGTH_MIN,
+    LOG_OVERHEAD_BYTES,
+    NO_TIMESTAMP,
+    read_header,
+)
+from trio_broker.records.validation import check_stored
+from trio_broker.replication.leader_epochs import LeaderEpochCache
+from trio_broker.storage import paths
+from trio_broker.storage.checkpoint import read_snapshot
+from trio_broker.storage.files import unlink_if_there
+from trio_broker.storage.index import (
+    SegmentIndex,
+    index_paths,
+    read_index_files,
+    write_index_files,
+)
+from trio_broker.storage.maintenance import quarantine_file
+from trio_broker.storage.segment import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio_broker.host.interface import File, Job
+    from trio_broker.records.batch import BatchHeader
+    from trio_broker.storage.checkpoint import LogState
+    from trio_broker.storage.recovery import LogToOpen
+
+logger = logging.getLogger("trio_broker.storage")
+
+SCAN_BYTES = 1024 * 1024
+#: Batch length field of a header, after the base offset.
+_LENGTH = struct.Struct(">8xi")
+
+
+class Scan:
+    """One scan.
+
+    Attributes:
+        must_rewrite: an fsync had failed, so what the page cache shows is written again.
+        segments: those found sound so far.
+        index: of the last of them, None if it is not known.
+        end_offset: offset after the last sound batch.
+        log_start_offset: first offset to serve.
+        producers: state of idempotent producers at `end_offset`.
+        epochs: leader epochs up to there.
+        bytes_scanned: read and checked.
+        is_changed: something on disk was read or changed that must be made durable.
+    """
+
+    def __init__(self, opening: LogToOpen, *, must_rewrite: bool) -> None:
+        self.must_rewrite = must_rewrite
+        self.segments: list[Segment] = []
+        self.index: SegmentIndex | None = None
+        self.end_offset = 0
+        self.log_start_offset = 0
+        self.producers = opening.no_producers()
+        self.epochs = LeaderEpochCache()
+        self.bytes_scanned = 0
+        self.batches = 0
+        self.bytes_truncated = 0
+        self.fault = ""
+        self.quarantined: list[str] = []
+        self.rebuilt: list[str] = []
+        self.is_changed = False
+        self._opening = opening
+        self._files = opening.files
+        self._is_checkpoint_lost = False
+        self._resume: Segment | None = None
+
+    def lost_checkpoint(self) -> None:
+        """Take note that the checkpoint cannot be read, so that nobody knows what was promised."""
+        self._is_checkpoint_lost = True
+        self.rebuilt.append(paths.CHECKPOINT_NAME)
+
+    def begin_at(self, offset: int) -> None:
+        """Scan all of the log, which begins at this offset."""
+        self.log_start_offset = self.end_offset = offset
+
+    # What a checkpoint promises.
+
+    def trust(self, checkpoint: LogState, bases: Sequence[int]) -> Job[list[int]]:
+        """Take over what lies before the recovery point; return the segments to scan.
+
+        Raises:
+            CorruptLog: some of it is not there.
+        """
+        end = checkpoint.end
+        self.log_start_offset = checkpoint.log_start_offset
+        self.end_offset = end.offset
+        try:
+            self.epochs = LeaderEpochCache.from_bytes(checkpoint.epochs)
+        except ValueError as error:
+            raise CorruptLog(f"{self._files.directory}: {error}") from error
+        known = {facts.base_offset for facts in checkpoint.segments}
+        first = min(known, default=end.offset)
+        to_scan = []
+        for base in bases:
+            if base < first:
+                yield from self._finish_deletion(base)
+            elif base > end.segment_base or (base == end.offset and base not in known):
+                to_scan.append(base)
+            elif base not in known:
+                yield from self._quarantine(base)
+        for facts in checkpoint.segments:
+            is_last = facts is checkpoint.segments[-1]
+            yield from self._check_size(facts.base_offset, facts.size_bytes, is_last=is_last)
+        ends = [facts.base_offset for facts in checkpoint.segments[1:]] + [end.offset]
+        for facts, end_offset in zip(checkpoint.segments, ends, strict=True):
+            segment = Segment.from_facts(facts, end_offset)
+            segment.indexed_bytes = facts.size_bytes
+            self.segments.append(segment)
+        if self.segments:
+            self._resume = self.segments.pop()
+            to_scan.insert(0, self._resume.base_offset)
+        return to_scan
+
+    def _finish_deletion(self, base_offset: int) -> Job[None]:
+        """Remove a segment that the checkpoint does not have any more."""
+        for suffix in (paths.LOG_SUFFIX, paths.INDEX_SUFFIX, paths.TIME_INDEX_SUFFIX):
+            path = self._files.path(paths.offset_name(base_offset, suffix))
+            yield from unlink_if_there(self._files.fs, path)
+
+    def _check_size(self, base_offset: int, size_bytes: int, *, is_last: bool) -> Job[None]:
+        path = self._files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
+        info = yield self._files.fs.stat, (path,)
+        if info is None:
+            raise CorruptLog(
+                f"{path} is missing, {size_bytes} bytes of it are below the recovery point"
+            )
+        if info.size_bytes < size_bytes:
+            raise CorruptLog(
+                f"{path} has {info.size_bytes} bytes, {size_bytes} are below the recovery point"
+            )
+        if info.size_bytes > size_bytes and not is_last:
+            # A seal had cut it, and the cut did not survive; nobody may take it for the log.
+            file = yield from jobs.open_file(self._files.fs, path, self._files.owner)
+            try:
+                yield file.truncate, (size_bytes,)
+                yield from jobs.sync(file)
+            finally:
+                file.close()
+
+    def restore_producers(self, checkpoint: LogState, snapshots: Sequence[int]) -> Job[None]:
+        """Bring the producer state to the recovery point, from the newest snapshot that is sound.
+
+        Raises:
+            CorruptLog: the headers below the recovery point are damaged.
+        """
+        if not checkpoint.has_producers:
+            return
+        from_offset = self.log_start_offset
+        for offset in sorted(snapshots, reverse=True):
+            if offset > checkpoint.end.offset:
+                continue
+            data = yield from read_snapshot(self._files, offset)
+            producers = self._opening.producers_from(data)
+            if producers is not None:
+                self.producers, from_offset = producers, offset
+                break
+        if from_offset == checkpoint.end.offset:
+            return
+        self.rebuilt.append(paths.offset_name(checkpoint.end.offset, paths.SNAPSHOT_SUFFIX))
+        now_ms = self._opening.now_ms
+
+        def visit(header: BatchHeader) -> None:
+            if header.base_offset >= from_offset:
+                self.producers.apply(header, header.base_offset, now_ms)
+
+        for segment in [*self.segments, *([self._resume] if self._resume else [])]:
+            if segment.end_offset > from_offset:
+                yield from self._walk(segment, visit)
+
+    def _walk(self, segment: Segment, visit: Callable[[BatchHeader], None]) -> Job[None]:
+        """Visit the headers of a segment that lies before the recovery point."""
+        path = self._files.path(segment.name)
+        file = yield from jobs.open_file(self._files.fs, path, self._files.owner, read_only=True)
+        try:
+            position = 0
+            while position < segment.size_bytes:
+                length = min(SCAN_BYTES, segment.size_bytes - position)
+                data: bytes = yield file.read_at, (position, length)
+                at = 0
+                while at + HEADER_BYTES <= len(data):
+                    header = read_header(data, at)
+                    if header.length < LENGTH_MIN:
+                        break
+                    visit(header)
+                    at += header.size_bytes
+                if at == 0:
+                    raise CorruptLog(f"{path}: no record batch at position {position}")
+                position += at
+        finally:
+            file.close()
+
+    # The scan.
+
+    def run(self, bases: Sequence[int]) -> Job[None]:
+        """Scan segments, oldest first, up to the first fault; deal with what follows it.
+
+        Raises:
+            CorruptLog: what follows may have been acknowledged.
+            SyncFailed: what was found sound could not be made durable.
+        """
+        for number, base_offset in enumerate(bases):
+            rest = bases[number + 1 :]
+            if self._resume is None and base_offset != self.end_offset:
+                self.fault = f"segment {base_offset} follows offset {self.end_offset}"
+                rest = bases[number:]
+                self._judge(rest)
+            else:
+                yield from self._scan_segment(base_offset, rest)
+            if self.fault:
+                for base in rest:
+                    yield from self._quarantine(base)
+                break
+        if self.fault:
+            logger.warning(
+                "%s: cut off %d bytes from offset %d on: %s",
+                self._files.directory,
+                self.bytes_truncated,
+                self.end_offset,
+                self.fault,
+            )
+
+    def _judge(self, rest: Sequence[int]) -> None:
+        """Refuse to cut anything off that may have been promised.
+
+        Raises:
+            CorruptLog: it may have been.
+        """
+        where = f"{self._files.directory}: {self.fault}, at offset {self.end_offset}"
+        if self._is_checkpoint_lost and rest:
+            raise CorruptLog(f"{where}, and the checkpoint is damaged too")
+        if self.must_rewrite and self._opening.durability is not Durability.FSYNC:
+            raise CorruptLog(
+                f"{where}, after a failed fsync: acknowledged records may be lost. To accept that, "
+                f"remove the file {paths.SYNC_FAILED_NAME} there"
+            )
+
+    def _quarantine(self, base_offset: int) -> Job[None]:
+        name = paths.offset_name(base_offset, paths.LOG_SUFFIX)
+        info = yield self._files.fs.stat, (self._files.path(name),)
+        self.bytes_truncated += info.size_bytes if info is not None else 0
+        path = yield from quarantine_file(self._files, name)
+        if path is not None:
+            self.quarantined.append(path)
+        for index_path in index_paths(self._files.directory, base_offset):
+            yield from unlink_if_there(self._files.fs, index_path)
+        self.is_changed = True
+
+    def _scan_segment(self, base_offset: int, rest: Sequence[int]) -> Job[None]:
+        files = self._files
+        path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
+        yield from self._save_index()
+        file = yield from jobs.open_file(files.fs, path, files.owner)
+        try:
+            segment = yield from self._segment(base_offset, path, file.size)
+            self.segments.append(segment)
+            begin = segment.size_bytes
+            yield from self._scan_file(file, segment)
+            if self.fault:
+                self._judge(rest)
+                self.bytes_truncated += file.size - segment.size_bytes
+                yield file.truncate, (segment.size_bytes,)
+                for index_path in index_paths(files.directory, base_offset):
+                    yield from unlink_if_there(files.fs, index_path)
+                segment.indexed_bytes = 0
+            if self.fault or segment.size_bytes > begin or begin == 0:
+                self.is_changed = True
+                yield from jobs.sync(file)
+        finally:
+            file.close()
+
+    def _segment(self, base_offset: int, path: str, file_bytes: int) -> Job[Segment]:
+        """Return the segment to scan, and make its index ready."""
+        segment, self._resume = self._resume, None
+        if segment is None:
+            info = yield self._files.fs.stat, (path,)
+            segment = Segment(
+                base_offset, self._opening.now_ms if info is None else info.modified_ms
+            )
+            self.index = SegmentIndex()
+        elif file_bytes > segment.size_bytes:
+            files, size_bytes = self._files, segment.size_bytes
+            index = yield from read_index_files(
+                files.fs, files.directory, files.owner, base_offset, size_bytes
+            )
+            # One that does not reach the recovery point is completed when it is first needed.
+            self.index = index if index.covered_bytes == size_bytes else None
+        return segment
+
+    def _save_index(self) -> Job[None]:
+        """Write the index of the segment scanned before, so that memory stays bounded."""
+        if self.index is not None and self.segments:
+            files, segment = self._files, self.segments[-1]
+            yield from write_index_files(
+                files.fs,
+                files.directory,
+                files.owner,
+                segment.base_offset,
+                self.index.to_payloads(segment.base_offset),
+            )
+            segment.indexed_bytes = segment.size_bytes
+        self.index = None
+
+    def _scan_file(self, file: File, segment: Segment) -> Job[None]:
+        """Check batch after batch; stop with `fault` at the first that is not sound."""
+        end = file.size
+        position = segment.size_bytes
+        read_bytes = SCAN_BYTES
+        while position < end and not self.fault:
+            length = min(read_bytes, end - position)
+            data: bytes = yield file.read_at, (position, length)
+            if len(data) < length:
+                raise CorruptLog(f"{file.path} became shorter while it was read")
+            read_bytes = SCAN_BYTES
+            at = 0
+            while at < len(data) and not self.fault:
+                wanted_bytes = _batch_bytes(data, at)
+                if wanted_bytes > len(data) - at and wanted_bytes <= end - position - at:
+                    if at == 0:
+                        read_bytes = wanted_bytes
+                    break  # the rest of this batch is still in the file
+                checked = check_stored(data, at)
+                if isinstance(checked, str):
+                    self.fault = checked
+                elif checked.base_offset != self.end_offset:
+                    self.fault = f"offset {checked.base_offset} instead of {self.end_offset}"
+                else:
+                    self._take(segment, checked)
+                    at += checked.size_bytes
+            if self.must_rewrite and at:
+                yield from _rewrite(file, position, memoryview(data)[:at])
+            position += at
+            self.bytes_scanned += at
+
+    def _take(self, segment: Segment, header: BatchHeader) -> None:
+        """Count in a sound batch."""
+        if self.index is not None:
+            self.index.note(
+                header.base_offset - segment.base_offset,
+                header.size_bytes,
+                header.max_timestamp,
+                self._opening.config.index_interval_bytes,
+            )
+        self.producers.apply(header, header.base_offset, self._opening.now_ms)
+        self.epochs.assign(header.leader_epoch, header.base_offset)
+        if segment.first_timestamp == NO_TIMESTAMP:
+            segment.first_timestamp = header.max_timestamp
+        segment.max_timestamp = max(segment.max_timestamp, header.max_timestamp)
+        segment.size_bytes += header.size_bytes
+        segment.end_offset = self.end_offset = header.last_offset + 1
+        self.batches += 1
+
+
+def _batch_bytes(data: bytes, at: int) -> int:
+    """Return how many bytes a batch says it has, at least a header."""
+    if at + _LENGTH.size > len(data):
+        return HEADER_BYTES
+    length: int = _LENGTH.unpack_from(data, at)[0]
+    return max(HEADER_BYTES, LOG_OVERHEAD_BYTES + length)
+
+
+def _rewrite(file: File, position: int, data: memoryview) -> Job[None]:
+    """Write bytes in place that are there already, to make their pages dirty again."""
+    while data:
+        written: int = yield file.write_at, (position, [data])
+        position += written
+        data = data[written:]

@@ -1,0 +1,547 @@
+"""A log's state, and what keeps it in order: flush, checkpoint, retention, sealing, closing.
+
+The base of `Log`, which adds appending and reading; nobody else uses it. The pattern is the same
+everywhere: a plan or a mark made synchronously, a job that sees nothing else, and a synchronous
+method that takes over its result. All of it on the event loop, except the jobs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from trio_broker.config import Durability
+from trio_broker.records.batch import NO_TIMESTAMP
+from trio_broker.replication.leader_epochs import LeaderEpochCache
+from trio_broker.replication.producer_state import ProducerStateTable
+from trio_broker.storage import maintenance, paths
+from trio_broker.storage.checkpoint import (
+    SUMMARY_PRODUCER_BYTES_MAX,
+    SUMMARY_SEGMENTS_MAX,
+    LogState,
+    LogSummary,
+)
+from trio_broker.storage.index import SegmentIndex
+from trio_broker.storage.maintenance import CheckpointPlan, DeletionPlan, FlushPlan
+from trio_broker.storage.retention import RetainedSegment, segments_to_delete
+from trio_broker.storage.segment import LogPoint, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_broker.config import LimitsConfig, StorageConfig, TopicConfig
+    from trio_broker.host.interface import Job
+    from trio_broker.names import TopicPartition
+    from trio_broker.storage.append import AppendPlan
+    from trio_broker.storage.files import ReplicaFiles
+    from trio_broker.storage.handles import SegmentCache
+    from trio_broker.storage.recovery import RecoveryReport
+    from trio_broker.storage.segments import SegmentRow
+
+#: With more bytes than these since its checkpoint, a log that is closed in order writes one.
+CLOSE_CHECKPOINT_BYTES = 1024 * 1024
+#: Snapshots of producer state kept: the newest, and one in case that is damaged.
+_SNAPSHOTS_KEPT = 2
+
+
+@frozen(kw_only=True)
+class LogSettings:
+    """What all logs of a broker have in common.
+
+    Attributes:
+        producer_ids_max: idempotent producers remembered per log.
+        producer_id_expiration_ms: forget one this long after its last batch.
+        recovery_point_bytes: a checkpoint is due after this many bytes.
+    """
+
+    producer_ids_max: int
+    producer_id_expiration_ms: int
+    recovery_point_bytes: int
+
+    @classmethod
+    def from_config(cls, limits: LimitsConfig, storage: StorageConfig) -> LogSettings:
+        """Take them from a broker's configuration."""
+        return cls(
+            producer_ids_max=limits.producer_ids_per_partition_max,
+            producer_id_expiration_ms=limits.producer_id_expiration_ms,
+            recovery_point_bytes=storage.recovery_point_bytes,
+        )
+
+
+class LogUpkeep:
+    """State and upkeep of one replica's log.
+
+    Attributes:
+        topic_partition: whose log it is.
+        config: of the topic; may be replaced at any time.
+        durability: what acknowledgements of this topic mean; may be replaced at any time.
+        producers: state of idempotent producers.
+        epochs: which leader epoch wrote which offsets.
+        recovery: what opening it found.
+        clean_summary: set by `close_job`: what the log dir's clean marker says about this log.
+    """
+
+    __slots__ = (
+        "_appending",
+        "_cache",
+        "_checkpointed_bytes",
+        "_doomed_files",
+        "_files",
+        "_flush",
+        "_is_broken",
+        "_is_closed",
+        "_log_start_offset",
+        "_must_checkpoint",
+        "_row",
+        "_settings",
+        "_since_flush_began",
+        "_snapshot_offsets",
+        "_unflushed_since",
+        "clean_summary",
+        "config",
+        "durability",
+        "epochs",
+        "producers",
+        "recovery",
+        "topic_partition",
+    )
+
+    def __init__(
+        self,
+        files: ReplicaFiles,
+        topic_partition: TopicPartition,
+        *,
+        row: SegmentRow,
+        log_start_offset: int,
+        producers: ProducerStateTable,
+        epochs: LeaderEpochCache,
+        config: TopicConfig,
+        durability: Durability,
+        settings: LogSettings,
+        cache: SegmentCache,
+        recovery: RecoveryReport,
+        unchecked_bytes: int,
+        snapshot_offsets: Sequence[int],
+    ) -> None:
+        self.topic_partition = topic_partition
+        self.config = config
+        self.durability = durability
+        self.producers = producers
+        self.epochs = epochs
+        self.recovery = recovery
+        self.clean_summary: LogSummary | None = None
+        self._files = files
+        self._row = row
+        self._cache = cache
+        self._settings = settings
+        self._log_start_offset = log_start_offset
+        self._is_broken = False
+        self._is_closed = False
+        self._appending: AppendPlan | None = None
+        self._flush: FlushPlan | None = None
+        self._unflushed_since: float | None = None
+        self._since_flush_began: float | None = None
+        self._checkpointed_bytes = -unchecked_bytes
+        self._must_checkpoint = False
+        self._snapshot_offsets = list(snapshot_offsets)
+        self._doomed_files: list[tuple[int, str]] = []
+
+    def __repr__(self) -> str:
+        state = " broken" if self._is_broken else " closed" if self._is_closed else ""
+        return (
+            f"<Log {self.topic_partition} {self._log_start_offset}..{self.log_end_offset}"
+            f" {self.size_bytes} B in {self.segment_count} segments{state}>"
+        )
+
+    @property
+    def directory(self) -> str:
+        """The replica's directory."""
+        return self._files.directory
+
+    @property
+    def owner(self) -> str:
+        """Under what its files are in the handle ledger."""
+        return self._files.owner
+
+    @property
+    def log_start_offset(self) -> int:
+        """First offset that may be read."""
+        return self._log_start_offset
+
+    @property
+    def log_end_offset(self) -> int:
+        """Offset of the next record; all below are published."""
+        return self._row.end_offset
+
+    @property
+    def durable_offset(self) -> int:
+        """All offsets below are on stable storage."""
+        return self._row.durable_end.offset
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments."""
+        return self._row.size_bytes
+
+    @property
+    def segment_count(self) -> int:
+        """Number of segments; a log that was never written to has none."""
+        return len(self._row)
+
+    @property
+    def max_timestamp(self) -> int:
+        """Largest timestamp in the log, -1 if it is empty."""
+        return max((s.max_timestamp for s in self._row.all), default=NO_TIMESTAMP)
+
+    @property
+    def unflushed_bytes(self) -> int:
+        """Published bytes that are not known to be durable."""
+        return self._row.unsynced_bytes
+
+    @property
+    def unflushed_since(self) -> float | None:
+        """When (Trio time) the oldest unflushed bytes were published, None if there are none."""
+        return self._unflushed_since
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether what is on disk is unknown: appends are refused until sealed or reopened."""
+        return self._is_broken
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether `checkpoint_job` should run: enough written, a roll, or a new start offset."""
+        since_bytes = self._row.appended_bytes - self._checkpointed_bytes
+        return self._must_checkpoint or since_bytes >= self._settings.recovery_point_bytes
+
+    def mark_broken(self) -> None:
+        """Refuse appends from now on: what is on disk is unknown (a failed fsync, a stuck call)."""
+        self._is_broken = True
+
+    # Flushing.
+
+    def _plan_flush(self) -> FlushPlan:
+        row = self._row
+        return FlushPlan(
+            self._files,
+            row.end,
+            row.appended_bytes,
+            [(segment, self._cache.file_of(segment)) for segment in row.unsynced()],
+            row.names_unsynced,
+            row.parent_unsynced,
+        )
+
+    def flush_job(self) -> Job[None]:
+        """Make everything published until now durable; on success call `mark_flushed`.
+
+        Raises:
+            SyncFailed: it is not, and must not be tried again: call `mark_broken`.
+        """
+        self._flush = self._plan_flush()
+        self._since_flush_began = None
+        return maintenance.flush_job(self._flush)
+
+    def mark_flushed(self, end_offset: int) -> None:
+        """Take note that the last `flush_job` succeeded.
+
+        Args:
+            end_offset: the log end offset when that job was made.
+        """
+        if self._flush is not None and self._flush.end.offset == end_offset:
+            self._take_flush(self._flush)
+        self._flush = None
+
+    def _take_flush(self, plan: FlushPlan) -> None:
+        row = self._row
+        if row.durable is None or row.durable.offset >= plan.end.offset:
+            return
+        for segment, _ in plan.segments:
+            segment.holds_unsynced = False
+        if plan.end.offset == row.end_offset:
+            row.all_durable()
+            self._unflushed_since = None
+        else:
+            row.durable, row.durable_bytes = plan.end, plan.appended_bytes
+            row.parent_unsynced = False
+            self._unflushed_since = self._since_flush_began
+            for segment in row.unsynced():
+                segment.holds_unsynced = self.durability is Durability.INTERVAL
+
+    # Checkpoints.
+
+    def checkpoint_job(self) -> Job[CheckpointPlan]:
+        """Flush, and write down where recovery may begin; hand the result to `mark_checkpointed`.
+
+        Raises:
+            SyncFailed: as for `flush_job`.
+            AppendFailed: there was no room; the old checkpoint stands.
+            OSError: a file could not be made; the old checkpoint stands.
+        """
+        self._since_flush_began = None
+        plan = self._plan_checkpoint(self._plan_flush(), self._log_start_offset, 0, None)
+        return maintenance.checkpoint_job(plan)
+
+    def _plan_checkpoint(
+        self, flush: FlushPlan, log_start_offset: int, skipped: int, added: Segment | None
+    ) -> CheckpointPlan:
+        """Plan the checkpoint of this log without its oldest segments and with a new one."""
+        segments = [*self._row.all[skipped:], *([added] if added is not None else [])]
+        end = flush.end if added is None else LogPoint(added.base_offset, added.base_offset, 0)
+        producers = self.producers.to_bytes() if len(self.producers) else None
+        state = LogState(
+            log_start_offset,
+            end,
+            tuple(segment.facts for segment in segments),
+            self.epochs.to_bytes(),
+            producers is not None,
+        )
+        indexes = [
+            (
+                segment.base_offset,
+                segment.size_bytes,
+                segment.index.to_payloads(segment.base_offset),
+            )
+            for segment in segments
+            if segment.index is not None and segment.indexed_bytes < segment.size_bytes
+        ]
+        snapshots = sorted({*self._snapshot_offsets, end.offset})
+        return CheckpointPlan(flush, state, producers, indexes, snapshots[:-_SNAPSHOTS_KEPT])
+
+    def mark_checkpointed(self, plan: CheckpointPlan) -> None:
+        """Take over what `checkpoint_job` returned."""
+        self._take_flush(plan.flush)
+        self._checkpointed_bytes = plan.flush.appended_bytes
+        written = {base_offset: size_bytes for base_offset, size_bytes, _ in plan.indexes}
+        for segment in self._row.all:
+            segment.indexed_bytes = written.get(segment.base_offset, segment.indexed_bytes)
+        written_segments = plan.state.segments
+        has_rolled = (
+            bool(written_segments)
+            and len(self._row) > 0
+            and written_segments[-1].base_offset != self._row.all[-1].base_offset
+        )
+        self._must_checkpoint = has_rolled or plan.state.log_start_offset != self._log_start_offset
+        kept = [o for o in self._snapshot_offsets if o not in plan.old_snapshots]
+        if plan.producers is not None and plan.state.end.offset not in kept:
+            kept.append(plan.state.end.offset)
+        self._snapshot_offsets = kept
+
+    # Retention.
+
+    def advance_start_offset(self, offset: int) -> None:
+        """Stop serving everything below `offset` (DeleteRecords); never goes back.
+
+        Durable with the next checkpoint, which is due from now on. The space is given back by
+        retention.
+        """
+        assert offset <= self.log_end_offset
+        if offset > self._log_start_offset:
+            self._log_start_offset = offset
+            self.epochs.truncate_from_start(offset)
+            self._must_checkpoint = True
+
+    def plan_deletion(self, now_ms: int, *, upper_offset: int | None = None) -> DeletionPlan | None:
+        """Decide what retention takes away now; also forgets producers that have expired.
+
+        Args:
+            now_ms: wall clock.
+            upper_offset: the high watermark if it is not the log end offset.
+
+        Returns:
+            What to give to `delete_segments_job`, None if there is nothing to do. No append may be
+            planned before that has been published or has failed.
+        """
+        self.producers.expire(now_ms)
+        if self._is_broken or self._is_closed or self._appending is not None:
+            return None
+        segments = self._row.all
+        count = segments_to_delete(
+            [
+                RetainedSegment(s.end_offset, s.size_bytes, s.max_timestamp, s.modified_ms)
+                for s in segments
+            ],
+            retention_ms=self.config.retention_ms,
+            retention_bytes=self.config.retention_bytes,
+            log_start_offset=self._log_start_offset,
+            upper_offset=self.log_end_offset if upper_offset is None else upper_offset,
+            now_ms=now_ms,
+        )
+        if not count:
+            return None
+        created = Segment(self.log_end_offset, now_ms) if count == len(segments) else None
+        start_offset = max(self._log_start_offset, segments[count - 1].end_offset)
+        doomed = [segment.base_offset for segment in segments[:count]]
+        return DeletionPlan(
+            self._plan_checkpoint(self._plan_flush(), start_offset, count, created),
+            doomed,
+            created,
+            [
+                self._files.path(paths.offset_name(base, paths.LOG_SUFFIX + paths.DELETED_SUFFIX))
+                for base in doomed
+            ],
+        )
+
+    def delete_segments_job(self, plan: DeletionPlan) -> Job[DeletionPlan]:
+        """Take segments out of the log on disk; on success call `publish_deletion`.
+
+        Their files stay under another name until `unlink_deleted_job`.
+
+        Raises:
+            SyncFailed: as for `flush_job`.
+            AppendFailed: there was no room to write it down; all segments are still there.
+            OSError: as AppendFailed, or some files could not be renamed; try again.
+        """
+        return maintenance.delete_segments_job(plan)
+
+    def publish_deletion(self, plan: DeletionPlan, now_ms: int) -> None:
+        """Take the segments out of the log; its start offset moves up."""
+        for segment in self._row.remove_oldest(len(plan.base_offsets)):
+            self._cache.forget(segment)
+        if plan.created is not None:
+            plan.created.index = SegmentIndex()
+            self._row.add(plan.created)
+            self._cache.count_index(plan.created)
+        self._doomed_files += [(now_ms, path) for path in plan.deleted_paths]
+        self._log_start_offset = max(self._log_start_offset, plan.checkpoint.state.log_start_offset)
+        self.epochs.truncate_from_start(self._log_start_offset)
+        self.mark_checkpointed(plan.checkpoint)
+
+    def unlink_deleted_job(self, now_ms: int) -> Job[int] | None:
+        """Give back the space of segments deleted longer than `file.delete.delay.ms` ago.
+
+        Returns:
+            A job that returns how many files it removed, None if none is old enough.
+        """
+        latest_ms = now_ms - self.config.file_delete_delay_ms
+        doomed = [path for deleted_ms, path in self._doomed_files if deleted_ms <= latest_ms]
+        if not doomed:
+            return None
+        self._doomed_files = [entry for entry in self._doomed_files if entry[1] not in doomed]
+        return maintenance.unlink_job(self._files, doomed)
+
+    # After a failed fsync.
+
+    def seal_at_durable_job(self) -> Job[None]:
+        """Cut the log back to its durable offset, to go on in a new segment; then `apply_seal`.
+
+        For a log that is broken because an fsync failed, once its disk works again. In durability
+        `fsync` nothing above that offset was ever acknowledged. In the other modes it was: whoever
+        runs this accepts the loss.
+
+        Raises:
+            SyncFailed, AppendFailed, OSError: the disk does not work; the log stays broken.
+        """
+        row = self._row
+        for segment in reversed(row.all):
+            self._cache.close_file(segment)  # tainted, or about to be cut
+        end = row.durable_end
+        kept = [segment for segment in row.all if segment.base_offset < end.offset]
+        flush = FlushPlan(self._files, end, row.appended_bytes, [], False, False)
+        plan = self._plan_checkpoint(flush, self._log_start_offset, 0, None)
+        facts = [segment.facts for segment in kept]
+        if facts:
+            facts[-1] = facts[-1]._replace(size_bytes=end.position)
+        producers = ProducerStateTable.from_bytes(
+            self.producers.to_bytes(),
+            producer_ids_max=self._settings.producer_ids_max,
+            expiration_ms=self._settings.producer_id_expiration_ms,
+        )
+        producers.truncate_to(end.offset)
+        epochs = LeaderEpochCache.from_bytes(self.epochs.to_bytes())
+        epochs.truncate_from_end(end.offset)
+        state = plan.state._replace(
+            segments=tuple(facts), epochs=epochs.to_bytes(), has_producers=len(producers) > 0
+        )
+        doomed = [segment.base_offset for segment in row.all[len(kept) :]]
+        if end.offset not in doomed:
+            doomed.append(end.offset)  # made by the append that failed, never part of the log
+        names = [segment.base_offset for segment in kept[-1:]] + doomed
+        snapshot = producers.to_bytes() if len(producers) else None
+        plan = plan._replace(state=state, producers=snapshot, indexes=())
+        return maintenance.seal_job(plan, doomed, names)
+
+    def apply_seal(self) -> None:
+        """Take over what `seal_at_durable_job` did; the log works again."""
+        row = self._row
+        end = row.durable_end
+        self.producers.truncate_to(end.offset)
+        self.epochs.truncate_from_end(end.offset)
+        for segment in row.cut(end):
+            self._cache.forget(segment)
+        if row.all:
+            last = row.all[-1]
+            last.indexed_bytes = 0
+            last.holds_unsynced = False
+            self._cache.drop_index(last)
+        self._checkpointed_bytes = row.appended_bytes
+        self._unflushed_since = self._since_flush_began = None
+        self._is_broken = False
+
+    # The end.
+
+    def close_job(self) -> Job[None]:
+        """Make everything durable and set `clean_summary`; then call `close_files`.
+
+        No append may be under way or come after. A broken log gets no summary, and so is recovered
+        by the next start.
+
+        Raises:
+            SyncFailed, AppendFailed, OSError: there is no summary.
+        """
+        if self._is_broken or self._is_closed:
+            return maintenance.nothing_job()
+        flush = self._plan_flush()
+        checkpoint = self._plan_checkpoint(flush, self._log_start_offset, 0, None)
+        state, producers = checkpoint.state, checkpoint.producers
+        unchecked_bytes = self._row.appended_bytes - self._checkpointed_bytes
+        is_small = len(state.segments) <= SUMMARY_SEGMENTS_MAX and (
+            producers is None or len(producers) <= SUMMARY_PRODUCER_BYTES_MAX
+        )
+        must_checkpoint = (
+            self._must_checkpoint
+            or unchecked_bytes > CLOSE_CHECKPOINT_BYTES
+            or (unchecked_bytes > 0 and not is_small)
+        )
+        if must_checkpoint:
+            unchecked_bytes = 0
+        summary_state = None
+        if is_small:
+            summary_state = state._replace(producers=producers, unchecked_bytes=unchecked_bytes)
+        return self._close(
+            checkpoint if must_checkpoint else None,
+            flush,
+            [path for _, path in self._doomed_files],
+            LogSummary(state.end.offset, summary_state),
+        )
+
+    def _close(
+        self,
+        checkpoint: CheckpointPlan | None,
+        flush: FlushPlan,
+        doomed: Sequence[str],
+        summary: LogSummary,
+    ) -> Job[None]:
+        if checkpoint is not None:
+            yield from maintenance.checkpoint_job(checkpoint)
+        else:
+            yield from maintenance.flush_job(flush)
+        yield from maintenance.unlink_job(self._files, doomed)
+        self.clean_summary = summary  # the one thing a job tells a log, which nobody uses any more
+
+    def close_files(self) -> None:
+        """Close every file, newest first, and refuse everything from now on. Idempotent."""
+        self._is_closed = True
+        self._cache.take_offers()
+        for segment in reversed(self._row.all):
+            self._cache.forget(segment)
+
+    def rename_for_deletion_job(self) -> Job[None]:
+        """Close every file and give the directory the name that marks it as deleted, durably.
+
+        Raises:
+            SyncFailed: after a power cut the replica may still be there.
+            OSError: it could not be renamed.
+        """
+        self.close_files()
+        return maintenance.rename_for_deletion_job(self._files)
