@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.host.machines import Machine, simulated_machine
 from trio_broker.host.file_system import RealFileSystem
+from trio_broker.host.real import real_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 class Hang:
@@ -36,6 +39,13 @@ class Hang:
             return function(*arguments)
 
         return hanging
+
+
+@pytest.fixture(params=["real", "simulated"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
+    if request.param == "real":
+        return Machine(real_host(), str(tmp_path))
+    return simulated_machine()
 
 
 @pytest.fixture

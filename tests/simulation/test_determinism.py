@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -24,6 +27,9 @@ from trio_broker.testing.sim.run import (
 )
 from trio_broker.testing.sim.scheduler import POLICY_NAMES, make_policy
 from trio_broker.testing.sim.streams import RandomStreams
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SEEDS = (1, 2, 3, 4)
 
@@ -199,6 +205,28 @@ def test_a_shielded_task_cannot_hang_the_run() -> None:
     result = simulate(main, 1)
     assert isinstance(result.error, Deadlock)
     assert "still there after cancellation:" in result.blocked
+
+
+def test_a_task_that_cannot_be_cancelled_is_torn_down_without_a_trace() -> None:
+    @asynccontextmanager
+    async def surrounded() -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(uncancellable)
+            with trio.CancelScope():
+                yield
+
+    async def uncancellable() -> None:
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    async def main(_: Simulation) -> None:
+        async with surrounded(), trio.open_nursery() as nursery:
+            nursery.start_soon(uncancellable)
+            await trio.sleep_forever()
+
+    result = simulate(main, 1)
+    assert isinstance(result.error, Deadlock)
+    assert "uncancellable" in result.blocked[-1]
+    gc.collect()
 
 
 def test_a_loop_without_progress_is_stopped() -> None:

@@ -16,7 +16,7 @@ import trio
 from trio_broker.testing.sim import private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from trio.lowlevel import Task
 
@@ -35,7 +35,7 @@ class SimulationHung(BaseException):
         tasks: what is left of the run.
     """
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: list[Task]) -> None:
         super().__init__("a stopped simulation does not end")
         self.tasks = tasks
 

@@ -129,7 +129,8 @@ class SimFile:
     def _operation(self, call: str) -> RunningOperation:
         """Begin an operation, or say why this handle may not be used."""
         self.fs.check_alive()
-        if self._is_closed:
+        # A call that was in the kernel before the close goes on.
+        if self._is_closed and self._in_call is None:
             raise os_error(errno.EBADF, self._path)
         if self._is_tainted:
             raise os_error(errno.EIO, self._path)
@@ -147,7 +148,10 @@ class SimFile:
 
         Raises:
             StuckIO: an earlier one has not come back.
+            OSError: the file is closed.
         """
+        if self._is_closed:
+            raise os_error(errno.EBADF, self._path)
         if self._is_stuck:
             raise StuckIO(f"{self._path}: an earlier call on this file has not returned")
         assert self._in_call is None, (

@@ -14,6 +14,7 @@ in the lane meets `NodeDead`, and nothing that a job does in ``finally`` reaches
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -158,6 +159,8 @@ class SimLane:
         finally:
             # Ends a job whose lane was told to end while an operation hung; else without effect.
             entry.job.close()
+            if sys.exception() is not None:
+                entry.answer(outcome.Error(StuckIO(f"lane {self._name} was stopped in this job")))
         if self._is_dead:
             # Whatever the job made of it: a machine without power says nothing more.
             entry.answer(outcome.Error(NodeDead()))
@@ -176,7 +179,7 @@ class SimLane:
             fs, path = target.fs, target.path
             try:
                 target.enter_call(method.__name__)
-            except StuckIO as error:
+            except (StuckIO, OSError) as error:
                 return outcome.Error(error)
         elif isinstance(target, SimFileSystem):
             fs, path = target, str(args[0])
@@ -202,9 +205,9 @@ class SimLane:
     ) -> bool:
         """Let an operation's time pass; return whether it outlived the deadline."""
         self._call_began_at = trio.current_time()
+        late_at = self._call_began_at + self._deadline_seconds
         ends_at = self._call_began_at + fs.delay_seconds(call)
-        with trio.CancelScope(shield=True) as scope:
-            scope.deadline = self._call_began_at + self._deadline_seconds
+        with trio.CancelScope(deadline=late_at, shield=True) as scope:
             await fs.spend(ends_at - self._call_began_at)
         if scope.cancelled_caught:
             if isinstance(target, SimFile):

@@ -9,7 +9,9 @@ scheduler. `check_names` fails with "unsupported trio version" where a name is g
 
 from __future__ import annotations
 
+import gc
 import random
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -20,12 +22,14 @@ import trio
 from trio._core import _run, _thread_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from trio.lowlevel import Task
 
 _MISSING = object()
 _IN_USE = threading.Lock()
+_CLOSES_MAX = 100
+_COLLECTIONS = 3
 
 
 class UnsupportedTrio(RuntimeError):
@@ -84,13 +88,31 @@ def remove_shields() -> None:
             status = status._parent
 
 
-def abandon(tasks: Sequence[Task]) -> None:
-    """Let go of the tasks of a loop that was torn down, without their last words."""
-    for task in reversed(tasks):
-        for nursery in task.child_nurseries:
-            nursery._children.clear()
-        # Cancel scopes complain that they are closed outside of a run; that is just the case.
-        outcome.capture(task.coro.close)
+def abandon(tasks: list[Task]) -> None:
+    """Let go of the tasks of a loop that was torn down, without their last words.
+
+    Empties `tasks`, which must be the last thing that refers to them.
+    """
+    hook = sys.unraisablehook
+    # Cancel scopes, nurseries and async generators complain that they end outside of a run, or
+    # in the wrong order; that is just the case.
+    sys.unraisablehook = lambda _: None
+    try:
+        while tasks:
+            _close(tasks.pop())
+        for _ in range(_COLLECTIONS):
+            gc.collect()  # what async generators hold goes only after they have tried to end
+    finally:
+        sys.unraisablehook = hook
+
+
+def _close(task: Task) -> None:
+    for nursery in task.child_nurseries:
+        nursery._children.clear()
+    for _ in range(_CLOSES_MAX):
+        # Each close ends one ``finally`` that awaits.
+        if isinstance(outcome.capture(task.coro.close), outcome.Value):
+            return
 
 
 class _OrderedSet(dict[Any, None]):

@@ -233,6 +233,8 @@ def _run_once(
     error = ended.error if isinstance(ended, outcome.Error) else None
     if isinstance(error, KeyboardInterrupt):
         raise error
+    clock.on_stop = None
+    trace.forget_tasks()
     if clock.stopped is not None:
         error = _judge(error, clock.stopped, blocked)
     return Result(
@@ -252,8 +254,12 @@ def _judge(
     error: BaseException | None, stopped: StopReason, blocked: tuple[str, ...]
 ) -> SimulationStopped:
     """Turn the end of a run that was ended early into the error that says so."""
-    if isinstance(error, trio.TrioInternalError) and isinstance(error.__cause__, SimulationHung):
-        private.abandon(error.__cause__.tasks)
+    hung = error.__cause__ if isinstance(error, trio.TrioInternalError) else None
+    if isinstance(hung, SimulationHung) and error is not None:
+        # Tracebacks refer to the loop, and so to the tasks that shall go.
+        error.with_traceback(None)
+        hung.with_traceback(None)
+        private.abandon(hung.tasks)
         error = None
     kind, reason = {
         "deadlock": (Deadlock, "every task waits, and nothing can wake any of them:"),

@@ -93,6 +93,10 @@ class Trace(trio.abc.Instrument):
             self._max_steps += max(10_000, self._max_steps // 5)
             self._on_max_steps()
 
+    def forget_tasks(self) -> None:
+        """Let go of tasks that will not end any more (called after a run)."""
+        self._numbers.clear()
+
     def note(self, what: str, *numbers: object) -> None:
         """Take an event of the simulated machine into the hash."""
         self._pending += f"{what}{numbers}".encode()
