@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from trio_broker.config import Durability, TopicConfig
@@ -75,7 +75,7 @@ class Bench:
         self.leader_epoch = 0
         self._log: Log | None = None
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

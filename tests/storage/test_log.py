@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.storage.bench import NOW_MS, Bench, batch, values_in
-from trio_broker.storage.log import Accepted, Duplicate, Refused
+from tests.storage.bench import Bench, batch
+from trio_broker.storage.log import Accepted
 
 
 def test_records_come_back_in_order_and_complete(bench: Bench) -> None:

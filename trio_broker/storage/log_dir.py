@@ -1,0 +1,263 @@
+"""A log dir on disk: whose it is, its lock, its clean marker, and what lies in it.
+
+Called by `broker.log_dir` at start and stop. Opening takes the lock before anything is read, and
+removes the clean marker, durably, before anything is written: from then on a crash means recovery.
+The marker comes back as the very last thing of an orderly stop, with a summary of every replica
+that was closed in order; a replica it does not name is recovered even after an orderly stop.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from attrs import define, field
+
+from trio_broker.errors import ConfigError, CorruptLog, FormatTooNew
+from trio_broker.host import jobs
+from trio_broker.storage import paths
+from trio_broker.storage.checkpoint import decode_summaries, encode_summaries
+from trio_broker.storage.files import unlink_if_there
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trio_broker.host.interface import DirectoryLock, FileSystem, Job
+    from trio_broker.names import TopicPartition
+    from trio_broker.storage.checkpoint import LogSummary
+
+#: Raised whenever a log dir must not be touched by older versions any more.
+FORMAT_VERSION = 1
+
+_KNOWN_NAMES = frozenset(
+    {paths.META_NAME, paths.CLEAN_MARKER_NAME, paths.QUARANTINE_NAME, paths.LOCK_NAME}
+)
+
+
+@define(eq=False)
+class LogDirectory:
+    """A log dir whose lock is held.
+
+    Attributes:
+        path: of the directory.
+        directory_id: its identity, whatever its path.
+        was_clean: an orderly stop came before.
+        summaries: what that stop wrote down, by replica; each is good for one opening.
+        replicas: replicas found.
+        deleted: directory names of deleted replicas whose files are still to be removed.
+        strays: names of anything else, which nobody may delete.
+    """
+
+    fs: FileSystem
+    path: str
+    directory_id: UUID
+    was_clean: bool
+    summaries: dict[TopicPartition, LogSummary]
+    replicas: list[TopicPartition]
+    deleted: list[str]
+    strays: list[str]
+    _lock: DirectoryLock = field(repr=False)
+
+    def replica_path(self, topic_partition: TopicPartition) -> str:
+        """Return the directory of a replica."""
+        return f"{self.path}/{paths.replica_name(topic_partition)}"
+
+    def take_summary(self, topic_partition: TopicPartition) -> LogSummary | None:
+        """Return what the clean marker said of a replica, once: afterwards it is out of date."""
+        return self.summaries.pop(topic_partition, None)
+
+    def remove_deleted_job(self, name: str) -> Job[int]:
+        """Remove the files of a deleted replica; return how many there were.
+
+        Safe to repeat after a crash. The name is one of `deleted`, or that of a replica with
+        `paths.DELETED_SUFFIX`.
+
+        Raises:
+            OSError: something could not be removed; the rest is still there.
+        """
+        assert name.endswith(paths.DELETED_SUFFIX)
+        return jobs.remove_tree(self.fs, f"{self.path}/{name}")
+
+    def quarantine_job(self, name: str) -> Job[str]:
+        """Move a directory or file that nobody knows out of the way; return where it is now.
+
+        Raises:
+            SyncFailed: it may be back after a power cut.
+            OSError: it could not be moved.
+        """
+        return _quarantine(self.fs, self.path, name)
+
+    def mark_clean_job(self, summaries: Mapping[TopicPartition, LogSummary]) -> Job[None]:
+        """Write the clean marker: the last thing before `release`.
+
+        Args:
+            summaries: of every replica that was closed in order. Those not named are recovered at
+                the next start.
+
+        Raises:
+            SyncFailed, AppendFailed, OSError: there is no marker; everything is recovered.
+        """
+        by_name = {paths.replica_name(key): summary for key, summary in summaries.items()}
+        return jobs.write_small_file(
+            self.fs,
+            f"{self.path}/{paths.CLEAN_MARKER_NAME}",
+            _owner(self.path),
+            encode_summaries(by_name),
+        )
+
+    def release(self) -> None:
+        """Let go of the lock, once the last call in this directory has returned. Idempotent."""
+        self._lock.release()
+
+
+def open_log_directory_job(
+    fs: FileSystem,
+    path: str,
+    *,
+    cluster_id: str,
+    node_id: int,
+    new_directory_id: UUID,
+    description: str,
+) -> Job[LogDirectory]:
+    """Take possession of a log dir, making it if there is none.
+
+    Args:
+        fs: the filesystem.
+        path: of the directory.
+        cluster_id: of the cluster this broker belongs to.
+        node_id: of this broker.
+        new_directory_id: identity to give it if it is new.
+        description: who is asking, for the message that others get.
+
+    Raises:
+        LogDirInUse: somebody else has it.
+        FormatTooNew: a newer version of this package wrote in it.
+        ConfigError: it belongs to another cluster or node.
+        CorruptLog: it holds logs, but nothing says whose.
+        SyncFailed, AppendFailed, OSError: the disk refused.
+    """
+    yield from jobs.make_directories(fs, path)
+    lock: DirectoryLock = yield fs.lock_directory, (path, description)
+    try:
+        return (yield from _open_locked(fs, path, lock, cluster_id, node_id, new_directory_id))
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _open_locked(
+    fs: FileSystem,
+    path: str,
+    lock: DirectoryLock,
+    cluster_id: str,
+    node_id: int,
+    new_directory_id: UUID,
+) -> Job[LogDirectory]:
+    names: list[str] = yield fs.list_directory, (path,)
+    replicas, deleted, strays = [], [], []
+    for name in names:
+        replica = paths.parse_replica_name(name)
+        if replica is not None:
+            replicas.append(replica)
+        elif name.endswith(jobs.TEMPORARY_SUFFIX):
+            yield from unlink_if_there(fs, f"{path}/{name}")
+        elif name.endswith(paths.DELETED_SUFFIX) and paths.parse_replica_name(
+            name.removesuffix(paths.DELETED_SUFFIX)
+        ):
+            deleted.append(name)
+        elif name not in _KNOWN_NAMES:
+            strays.append(name)
+    if paths.META_NAME in names:
+        directory_id = yield from _read_meta(fs, path, cluster_id, node_id)
+    elif replicas:
+        raise CorruptLog(f"{path} holds logs, but {paths.META_NAME}, which says whose, is missing")
+    else:
+        directory_id = new_directory_id
+        yield from _write_meta(fs, path, cluster_id, node_id, directory_id)
+    summaries = None
+    if paths.CLEAN_MARKER_NAME in names:
+        summaries = yield from _take_marker(fs, path)
+    return LogDirectory(
+        fs,
+        path,
+        directory_id,
+        summaries is not None,
+        summaries or {},
+        replicas,
+        deleted,
+        strays,
+        lock,
+    )
+
+
+def _take_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSummary] | None]:
+    """Read the clean marker and remove it, durably."""
+    marker = f"{path}/{paths.CLEAN_MARKER_NAME}"
+    payload = yield from jobs.read_small_file(fs, marker, _owner(path))
+    yield from unlink_if_there(fs, marker)
+    yield from jobs.sync_directory(fs, path)
+    if payload is None:
+        return None
+    summaries = {}
+    for name, summary in decode_summaries(payload).items():
+        replica = paths.parse_replica_name(name)
+        if replica is not None:
+            summaries[replica] = summary
+    return summaries
+
+
+def _read_meta(fs: FileSystem, path: str, cluster_id: str, node_id: int) -> Job[UUID]:
+    """Return the directory id, if the directory is ours."""
+    meta = f"{path}/{paths.META_NAME}"
+    payload = yield from jobs.read_small_file(fs, meta, _owner(path))
+    if payload is None:
+        raise CorruptLog(f"{meta} is damaged: nothing says whose log dir this is")
+    try:
+        fields = json.loads(payload)
+        version = int(fields["format"])
+        directory_id = UUID(fields["directory_id"])
+        stored = str(fields["cluster_id"]), int(fields["node_id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptLog(f"{meta} makes no sense ({error!r})") from error
+    if version > FORMAT_VERSION:
+        raise FormatTooNew(f"{path} has format {version}, this version knows {FORMAT_VERSION}")
+    if stored != (cluster_id, node_id):
+        raise ConfigError(
+            [
+                f"log_dirs: {path} belongs to node {stored[1]} of cluster {stored[0]!r}, this is "
+                f"node {node_id} of cluster {cluster_id!r}"
+            ]
+        )
+    return directory_id
+
+
+def _write_meta(
+    fs: FileSystem, path: str, cluster_id: str, node_id: int, directory_id: UUID
+) -> Job[None]:
+    fields = {
+        "format": FORMAT_VERSION,
+        "directory_id": str(directory_id),
+        "cluster_id": cluster_id,
+        "node_id": node_id,
+    }
+    meta = f"{path}/{paths.META_NAME}"
+    yield from jobs.write_small_file(fs, meta, _owner(path), json.dumps(fields).encode())
+
+
+def _quarantine(fs: FileSystem, path: str, name: str) -> Job[str]:
+    quarantine = f"{path}/{paths.QUARANTINE_NAME}"
+    yield from jobs.make_directories(fs, quarantine)
+    target = f"{quarantine}/{name}"
+    number = 0
+    while (yield fs.stat, (target,)) is not None:
+        number += 1
+        target = f"{quarantine}/{name}.{number}"
+    yield fs.rename, (f"{path}/{name}", target)
+    yield from jobs.sync_directory(fs, quarantine)
+    yield from jobs.sync_directory(fs, path)
+    return target
+
+
+def _owner(path: str) -> str:
+    return f"log-dir/{path}"
