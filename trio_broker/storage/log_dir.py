@@ -216,19 +216,18 @@ def _read_meta(fs: FileSystem, path: str, cluster_id: str, node_id: int) -> Job[
     try:
         fields = json.loads(payload)
         version = int(fields["format"])
+        if version > FORMAT_VERSION:
+            raise FormatTooNew(f"{path} has format {version}, this version knows {FORMAT_VERSION}")
         directory_id = UUID(fields["directory_id"])
         stored = str(fields["cluster_id"]), int(fields["node_id"])
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptLog(f"{meta} makes no sense ({error!r})") from error
-    if version > FORMAT_VERSION:
-        raise FormatTooNew(f"{path} has format {version}, this version knows {FORMAT_VERSION}")
     if stored != (cluster_id, node_id):
-        raise ConfigError(
-            [
-                f"log_dirs: {path} belongs to node {stored[1]} of cluster {stored[0]!r}, this is "
-                f"node {node_id} of cluster {cluster_id!r}"
-            ]
+        fault = (
+            f"log_dirs: {path} belongs to node {stored[1]} of cluster {stored[0]!r}, this is "
+            f"node {node_id} of cluster {cluster_id!r}"
         )
+        raise ConfigError([fault])
     return directory_id
 
 
