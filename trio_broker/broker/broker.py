@@ -1,5 +1,4 @@
-"""The root of the task tree: one nested `async with` whose entering order is the start order and
-whose leaving order is the stop order.
+"""The root of the task tree: nested blocks whose leaving order is the stop order.
 
 `run` is the broker's one root task. What a program sees of it is `embed.Broker`; `open_broker`
 there and `server_main` for processes decide when it starts and stops.
@@ -24,6 +23,7 @@ from trio_broker.broker.reaper import reap_forever
 from trio_broker.broker.reconciler import Reconciler
 from trio_broker.broker.state import BrokerState
 from trio_broker.broker.supervise import Supervisor
+from trio_broker.metadata.decisions import StartedDirectory
 
 if TYPE_CHECKING:
     from trio_broker.config import BrokerConfig
@@ -84,13 +84,27 @@ class BrokerTree:
 
     async def _start_storage(self, stack: AsyncExitStack) -> None:
         state = self.state
-        state.controller = await stack.enter_async_context(open_controller(state))
+        controller = await stack.enter_async_context(open_controller(state))
+        state.controller = controller
         state.log_dirs = await stack.enter_async_context(open_log_dirs(state))
+        await controller.broker_started(
+            [
+                StartedDirectory(
+                    directory_id=log_dir.directory_id,
+                    shard_count=len(log_dir.shards),
+                    clean=log_dir.directory.was_clean,
+                )
+                for log_dir in state.log_dirs
+            ]
+        )
         reconciler = Reconciler(state)
-        await reconciler.start_all(state.controller.image)
-        state.controller.reconciler = reconciler
+        await reconciler.start_all(controller.image)
+        controller.reconciler = reconciler
+        await reconciler.finish_deletions()
         state.coordinator = GroupCoordinator(state)
         await state.coordinator.load()
+        for log_dir in state.log_dirs:
+            log_dir.report_start()
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve until the stop is requested, then stop intake from the outside in."""
@@ -122,6 +136,7 @@ class BrokerTree:
         """Let requests under way finish, answer parked ones, and then close every client."""
         state = self.state
         state.draining = True
+        state.controller.close_intake()
         for connection in list(state.clients):
             connection.begin_drain()
         for replica in state.router.replicas():

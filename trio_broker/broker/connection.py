@@ -210,7 +210,7 @@ class Connection:
             await self._progress.park()
 
     def request_completed(self) -> None:
-        """Take note that a Produce request has all its outcomes; its reply leaves with the flush."""
+        """Take note that a Produce request has all its outcomes; the flush sends its reply."""
         if self._pending and self._pending[0].is_complete:
             self._state.flusher.add(self)
 

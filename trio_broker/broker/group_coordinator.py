@@ -167,9 +167,7 @@ class GroupCoordinator:
             for append in appends:
                 await append.wait()
             if all(append.slots[0].code is ErrorCode.NONE for append in appends):
-                await partition.replica.shard.advance_start_offset(
-                    partition.replica, start_offset
-                )
+                await partition.replica.shard.advance_start_offset(partition.replica, start_offset)
 
     async def _append(
         self, partition: _OffsetsPartition, records: Sequence[CoordinatorRecord], now_ms: int

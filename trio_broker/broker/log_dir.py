@@ -8,21 +8,42 @@ shards; leaving closes the logs in order and writes the marker back only if noth
 from __future__ import annotations
 
 import logging
+import posixpath
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import trio
+
 from trio_broker.broker.shard import Shard
 from trio_broker.errors import StorageError
-from trio_broker.storage.log_dir import LogDirectory
+from trio_broker.storage import paths
+from trio_broker.storage.files import ReplicaFiles
+from trio_broker.storage.handles import SegmentCache
+from trio_broker.storage.log import LogSettings
+from trio_broker.storage.log_dir import LogDirectory, open_log_directory_job
+from trio_broker.storage.maintenance import rename_for_deletion_job
+from trio_broker.storage.recovery import open_log_job
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
+    from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
     from trio_broker.broker.supervise import Supervisor
-    from trio_broker.host.interface import Lane
+    from trio_broker.host.interface import Job, Lane
+    from trio_broker.metadata.image import MetadataImage
+    from trio_broker.names import TopicPartition
+    from trio_broker.storage.checkpoint import LogSummary
+    from trio_broker.storage.log import Log
 
 logger = logging.getLogger("trio_broker.log_dir")
+
+
+#: Fewer open segment files than this make no sense.
+FILES_MIN = 16
 
 
 class DiskState(Enum):
@@ -39,16 +60,23 @@ class LogDir:
         directory: what is on disk.
         shards: in the order of their indexes, which metadata refers to.
         disk_state: OK or FAILED; `cause` says why.
-        write_failures: appends that were refused by the system (full disk, EIO) and cut back.
+        write_failures: writes that were refused by the system (full disk, EIO) and cut back.
+        closed_cleanly: the clean marker has been written.
     """
 
-    def __init__(self, directory: LogDirectory, state: BrokerState, lanes: list[Lane]) -> None:
+    def __init__(
+        self, directory: LogDirectory, state: BrokerState, lanes: list[Lane], cache: SegmentCache
+    ) -> None:
         self.directory = directory
         self.disk_state = DiskState.OK
         self.cause = ""
         self.write_failures = 0
+        self.closed_cleanly = False
         self.supervisor: Supervisor = state.supervisor
         self._state = state
+        self._cache = cache
+        self._settings = LogSettings.from_config(state.config.limits, state.config.storage)
+        self._deleted = list(directory.deleted)
         self.shards = [
             Shard(
                 name=f"{directory.path}#{index}",
@@ -63,6 +91,11 @@ class LogDir:
 
     def __repr__(self) -> str:
         return f"<LogDir {self.directory.path} {self.disk_state.value} shards={self.shards}>"
+
+    @property
+    def _lane(self) -> Lane:
+        """The lane for what concerns the directory as a whole."""
+        return self.shards[0].lane
 
     @property
     def directory_id(self) -> UUID:
@@ -96,3 +129,186 @@ class LogDir:
                 self.write_failures,
                 error,
             )
+
+    # Opening logs: called by shards, which run the jobs on their lanes.
+
+    def opening(self, replica: Replica) -> Job[Log]:
+        """Open a log at the start: trusted if an orderly stop spoke of it, else recovered."""
+        return self._open_job(replica, self.directory.take_summary(replica.topic_partition))
+
+    def recovering(self, replica: Replica) -> Job[Log]:
+        """Open a log whose last use did not end well, or a new one: look at what is there."""
+        return self._open_job(replica, None)
+
+    def _open_job(self, replica: Replica, summary: LogSummary | None) -> Job[Log]:
+        return open_log_job(
+            self._state.host.fs,
+            self.directory.replica_path(replica.topic_partition),
+            topic_partition=replica.topic_partition,
+            topic_name=replica.topic.name,
+            config=replica.topic.config,
+            durability=replica.topic.durability,
+            settings=self._settings,
+            cache=self._cache,
+            summary=summary,
+            now_ms=self._state.host.wall.now_ms(),
+        )
+
+    # What a crash, or another configuration, left behind.
+
+    async def tidy(self, image: MetadataImage) -> bool:
+        """Finish deletions that a stop interrupted, and move away logs that nobody knows.
+
+        Returns:
+            Whether no files of deleted topics are in their places any more.
+        """
+        done = True
+        for topic_partition in self.directory.replicas:
+            if image.partition(topic_partition) is not None:
+                continue
+            name = paths.replica_name(topic_partition)
+            try:
+                if topic_partition.topic_id in image.deletions:
+                    await self._lane.run(self._begin_deletion_job(topic_partition))
+                    self._deleted.append(name + paths.DELETED_SUFFIX)
+                else:
+                    place = await self._lane.run(self.directory.quarantine_job(name))
+                    logger.warning("no topic is known for %s: moved to %s", name, place)
+            except (StorageError, OSError) as error:
+                self.write_failed(error)
+                done = False
+        return done
+
+    def _begin_deletion_job(self, topic_partition: TopicPartition) -> Job[None]:
+        return rename_for_deletion_job(
+            ReplicaFiles(
+                self._state.host.fs,
+                self.directory.replica_path(topic_partition),
+                paths.owner_name(topic_partition),
+            )
+        )
+
+    def report_start(self) -> None:
+        """Log what opening the logs took."""
+        reports = [
+            replica.log.recovery
+            for shard in self.shards
+            for replica in shard.replicas.values()
+            if replica.has_log
+        ]
+        logger.info(
+            "recovered log dir %s clean=%s replicas=%d scanned_bytes=%d truncated_bytes=%d",
+            self.directory.path,
+            self.directory.was_clean,
+            len(reports),
+            sum(report.bytes_scanned for report in reports),
+            sum(report.bytes_truncated for report in reports),
+        )
+
+    # Deleted replicas.
+
+    def deletion_begun(self, replicas: Sequence[Replica]) -> None:
+        """Remember directories that have been renamed, for `unlink_deleted`."""
+        self._deleted += [
+            paths.replica_name(replica.topic_partition) + paths.DELETED_SUFFIX
+            for replica in replicas
+        ]
+
+    async def unlink_deleted(self) -> None:
+        """Remove the files of deleted replicas, one replica at a time, beside other work."""
+        while self._deleted and not self.is_failed:
+            name = self._deleted[0]
+            try:
+                await self._lane.run(self.directory.remove_deleted_job(name))
+            except (StorageError, OSError) as error:
+                self.write_failed(error)
+                return
+            self._deleted.pop(0)
+
+    # The end.
+
+    async def close(self) -> None:
+        """Close every log in order and, if nothing was missed, write the clean marker.
+
+        Cancellation: no marker, so the next start recovers.
+        """
+        summaries: dict[TopicPartition, LogSummary] = {}
+
+        async def close_shard(shard: Shard) -> None:
+            try:
+                await shard.close_all(summaries)
+            except (StorageError, OSError) as error:
+                logger.error("log dir %s did not close in order: %s", self.directory.path, error)
+
+        async with trio.open_nursery() as nursery:
+            for shard in self.shards:
+                nursery.start_soon(close_shard, shard)
+        if self.is_failed:
+            return
+        try:
+            await self._lane.run(self.directory.mark_clean_job(summaries))
+        except (StorageError, OSError) as error:
+            logger.error("log dir %s: no clean marker: %s", self.directory.path, error)
+        else:
+            self.closed_cleanly = True
+
+
+@asynccontextmanager
+async def open_log_dirs(state: BrokerState) -> AsyncIterator[list[LogDir]]:
+    """Open every configured log dir, run its shards, and close all of it in order.
+
+    Raises:
+        LogDirInUse, FormatTooNew, ConfigError: a log dir is not ours to use.
+        StorageError, OSError: a disk refused.
+    """
+    cache = SegmentCache(_files_max(state))
+    async with AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(_open_log_dir(state, path, cache))
+            for path in state.config.log_directories
+        ]
+        yield opened
+
+
+def _files_max(state: BrokerState) -> int:
+    """Return how many segment files may stay open: what is configured, or a share of what may be."""
+    configured = state.config.storage.open_files_max
+    return configured or max(FILES_MIN, state.host.descriptors_max // 2)
+
+
+@asynccontextmanager
+async def _open_log_dir(
+    state: BrokerState, path: str, cache: SegmentCache
+) -> AsyncIterator[LogDir]:
+    storage = state.config.storage
+    lanes = [
+        state.host.open_lane(f"{posixpath.basename(path)}#{index}", storage.operation_seconds_max)
+        for index in range(storage.shards_per_log_dir)
+    ]
+    cluster_id = state.controller.image.cluster_id
+    assert cluster_id is not None
+    async with trio.open_nursery() as lane_nursery:
+        for lane in lanes:
+            await lane_nursery.start(lane.serve)
+        directory = await lanes[0].run(
+            open_log_directory_job(
+                state.host.fs,
+                path,
+                cluster_id=cluster_id,
+                node_id=state.config.node_id,
+                new_directory_id=state.host.entropy.uuid(),
+                description=f"trio-broker node {state.config.node_id}",
+            )
+        )
+        try:
+            log_dir = LogDir(directory, state, lanes, cache)
+            async with trio.open_nursery() as shards:
+                for shard in log_dir.shards:
+                    await shards.start(shard.run)
+                yield log_dir
+                await log_dir.close()
+                shards.cancel_scope.cancel()
+        finally:
+            # A lane that is stuck still works in the directory: the lock stays until it ends.
+            directory.release()
+            lane_nursery.cancel_scope.cancel()

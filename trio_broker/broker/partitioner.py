@@ -1,4 +1,4 @@
-"""Which partition a record goes to when the caller does not say: the choice Kafka's clients make."""
+"""Which partition a record goes to when the caller does not say: as Kafka's clients choose it."""
 
 from __future__ import annotations
 

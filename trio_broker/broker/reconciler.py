@@ -44,6 +44,14 @@ class Reconciler:
         ]
         await self._start(everything, fresh=False)
 
+    async def finish_deletions(self) -> None:
+        """Go on with deletions that the last stop interrupted; called once, at the start."""
+        controller = self._state.controller
+        image = controller.image
+        done = [await log_dir.tidy(image) for log_dir in self._state.log_dirs]
+        if image.deletions and all(done):
+            await controller.forget_deletions(list(image.deletions))
+
     async def start_partitions(
         self, image: MetadataImage, partitions: Sequence[PartitionState]
     ) -> None:
@@ -125,7 +133,7 @@ class Reconciler:
     async def _start_in_turn(
         self, shard: Shard, partitions: Sequence[PartitionState], *, fresh: bool
     ) -> None:
-        opening = shard.log_dir.creating if fresh else shard.log_dir.opening
+        opening = shard.log_dir.recovering if fresh else shard.log_dir.opening
         for partition in partitions:
             routed = self._state.router.by_id.get(partition.topic_id)
             if routed is None or partition.topic_partition in shard.replicas:

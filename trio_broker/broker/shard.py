@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from trio_broker.broker.response_flusher import ResponseFlusher
     from trio_broker.config import StorageConfig
     from trio_broker.host.interface import Host, Job, Lane
+    from trio_broker.names import TopicPartition
+    from trio_broker.storage.checkpoint import LogSummary
     from trio_broker.storage.log import AppendPlan, Log
     from trio_broker.storage.maintenance import DeletionPlan
 
@@ -99,7 +101,7 @@ class Shard:
         self.log_dir = log_dir
         self.lane = lane
         self.changes = trio.Lock()
-        self.replicas: dict[object, Replica] = {}
+        self.replicas: dict[TopicPartition, Replica] = {}
         self.queued_bytes = 0
         self.commits = 0
         self.committed_batches = 0
@@ -440,6 +442,28 @@ class Shard:
             ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
             lambda log: log.rename_for_deletion_job(),
         )
+        self.log_dir.deletion_begun(replicas)
+
+    async def close_all(self, summaries: dict[TopicPartition, LogSummary]) -> None:
+        """Store what is queued, close every log in order, and tell what the logs say of themselves.
+
+        Raises:
+            StorageError, OSError: some log did not close in order; it is not in `summaries`.
+        """
+        while self._queue:
+            async with self.changes:
+                if self._queue:
+                    await self._commit(self._take())
+        replicas = list(self.replicas.values())
+        logs = [replica.log for replica in replicas if replica.has_log]
+        try:
+            await self.close_replicas(
+                replicas, ErrorCode.NOT_LEADER_OR_FOLLOWER, lambda log: log.close_job()
+            )
+        finally:
+            for log in logs:
+                if log.clean_summary is not None:
+                    summaries[log.topic_partition] = log.clean_summary
 
     async def close_replicas(
         self, replicas: Sequence[Replica], code: ErrorCode, ending: Callable[[Log], Job[None]]

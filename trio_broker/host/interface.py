@@ -294,6 +294,7 @@ class Host:
         entropy: randomness.
         open_lane: makes a lane with that name; arguments are (name, operation deadline seconds).
         simulated: True on a simulated machine; `open_broker` checks it against the clock in use.
+        descriptors_max: how many descriptors this process may have (RLIMIT_NOFILE).
     """
 
     name: str
@@ -303,3 +304,4 @@ class Host:
     entropy: Entropy
     open_lane: Callable[[str, float], Lane]
     simulated: bool = False
+    descriptors_max: int = 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trio_broker.host import facts
 from trio_broker.host.clock import RealWallClock
 from trio_broker.host.entropy import RealEntropy
 from trio_broker.host.file_system import RealFileSystem
@@ -25,4 +26,5 @@ def real_host(name: str = "local") -> Host:
         wall=RealWallClock(),
         entropy=RealEntropy(),
         open_lane=RealLane,
+        descriptors_max=facts.descriptors_max(),
     )
