@@ -156,6 +156,8 @@ def test_offsets_expire_by_the_brokers_time_or_their_own() -> None:
     assert expire(1100) == 1
     assert expire(5000) == 1
     assert state.group_ids == ()
+    commit(state, "g", OffsetToCommit(ORDERS, 0, 1), now_ms=9000, retention_ms=0)
+    assert expire(9000) == 1
     for partition in range(5):
         commit(state, "g", OffsetToCommit(ORDERS, partition, 1))
     assert [expire(9000, records_max=2) for _ in range(3)] == [2, 2, 1]

@@ -65,6 +65,11 @@ def test_other_implementations_read_and_are_read(
     assert bytes(decode(compress(payload, codec))) == payload
 
 
+def test_lz4_blocks_stand_alone_because_kafkas_java_reader_needs_that() -> None:
+    flags = compress(b"some payload " * 20, Compression.LZ4)[4]
+    assert flags & 0b0010_0000  # "block independence", LZ4 frame format 1.6.1
+
+
 @pytest.mark.parametrize("codec", Compression)
 def test_one_byte_above_the_limit_is_refused(codec: Compression) -> None:
     for size_bytes in (1, 70_000, MIB, MIB + 1, 2 * MIB):

@@ -178,6 +178,15 @@ def test_a_place_without_a_batch_is_an_error() -> None:
             next(batches)
 
 
+def test_a_batch_that_compaction_emptied_is_a_batch() -> None:
+    emptied = bytearray(build_batch([Record()])[:61])
+    emptied[8:12] = (49).to_bytes(4, "big")
+    emptied[57:61] = bytes(4)
+    assert [bytes(batch) for _, batch in iterate_batches(emptied)] == [emptied]
+    assert list(iterate_records(emptied, bytes_max=ROOM)) == []
+    assert first_record_at(emptied, -1, bytes_max=ROOM) is None
+
+
 # Timestamps -------------------------------------------------------------------------------------
 
 
@@ -237,6 +246,7 @@ HOSTILE = {
     "negative length": encode_varint(-5) + bytes(10),
     "length too short": encode_varint(5) + bytes(7),
     "length too long": encode_varint(7) + bytes(7),
+    "length that ends before the fields": encode_varint(5) + bytes(6),
     "endless timestamp": one_record(ENDLESS, ZERO, NULL, NULL, ZERO),
     "endless offset": one_record(ZERO, ENDLESS, NULL, NULL, ZERO),
     "offset below the batch": one_record(ZERO, NULL, NULL, NULL, ZERO),
@@ -251,7 +261,10 @@ HOSTILE = {
     "header name beyond the record": one_record(
         ZERO, ZERO, NULL, NULL, ONE, encode_varint(99), ZERO
     ),
-    "bytes after the records": one_record(ZERO, ZERO, NULL, NULL, ZERO) + b"x",
+    "value beyond the batch": encode_varint(9) + bytes(4) + encode_varint(4) + b"cut",
+    "header value beyond the batch": (
+        encode_varint(17) + bytes(3) + NULL + NULL + ONE + ZERO + encode_varint(9) + b"cut"
+    ),
     "nothing": b"",
 }
 
@@ -259,7 +272,30 @@ HOSTILE = {
 @pytest.mark.parametrize("section", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_records_are_refused(section: bytes) -> None:
     with pytest.raises(CorruptRecords):
-        list(iterate_records(batch_of(section), bytes_max=ROOM))
+        next(iterate_records(batch_of(section), bytes_max=ROOM))
+
+
+def test_bytes_after_the_records_are_refused() -> None:
+    records = iterate_records(
+        batch_of(one_record(ZERO, ZERO, NULL, NULL, ZERO) + b"x"), bytes_max=ROOM
+    )
+    assert next(records) == Record(timestamp_ms=0, offset=0)
+    with pytest.raises(CorruptRecords, match="1 bytes follow"):
+        next(records)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        one_record(ZERO, ONE, NULL, NULL, ZERO),
+        one_record(ZERO, NULL, NULL, NULL, ZERO),
+        encode_varint(5) + encode_varint(-9) * 20,
+        ENDLESS,
+    ],
+)
+def test_hostile_records_answer_no_timestamp(section: bytes) -> None:
+    with pytest.raises(CorruptRecords):
+        first_record_at(batch_of(section), 0, bytes_max=ROOM)
 
 
 def test_a_count_that_cannot_be_is_refused_before_reading() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +83,8 @@ def test_what_a_new_leader_contradicts_is_dropped() -> None:
     assert not cache.assign(3, 8)
     assert cache.assign(3, 2)
     assert entries(cache) == [(1, 0), (3, 2)]
+    assert cache.assign(2, 30)
+    assert entries(cache) == [(1, 0), (2, 30)]
 
 
 def test_no_epoch_is_not_kept() -> None:
@@ -102,16 +106,24 @@ def test_the_epoch_at_the_new_start_stays_even_with_nothing_left_of_it() -> None
     assert repr(cache) == "<LeaderEpochCache [(3, 30)]>"
 
 
+def snapshot(*entries: tuple[int, int], version: int = 1, count: int | None = None) -> bytes:
+    head = struct.pack(">hi", version, len(entries) if count is None else count)
+    return head + b"".join(struct.pack(">iq", *entry) for entry in entries)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
-        b"\x00\x02\x00\x00\x00\x00",
-        cache_of((1, 0)).to_bytes()[:-1],
-        cache_of((1, 0)).to_bytes() + b"x",
-        b"\x00\x01\xff\xff\xff\xff",
-        cache_of((1, 5)).to_bytes()[:2] + b"\x00\x00\x00\x02" + cache_of((1, 5)).to_bytes()[6:] * 2,
-        cache_of((1, 5)).to_bytes().replace(b"\x00\x00\x00\x01\x00", b"\xff\xff\xff\xff\x00"),
+        snapshot(version=2),
+        snapshot((1, 0))[:-1],
+        snapshot((1, 0)) + b"x",
+        snapshot(count=-1),
+        snapshot((1, 0), count=2),
+        snapshot((-1, 0)),
+        snapshot((1, -1)),
+        snapshot((1, 0), (1, 5)),
+        snapshot((1, 5), (2, 5)),
     ],
 )
 def test_damaged_snapshots_are_refused(data: bytes) -> None:
