@@ -133,6 +133,9 @@ class Connection:
                 request.time_out()
         self._state.flusher.flush()
 
+    def _is_draining(self) -> bool:
+        return self.draining  # may change at every await
+
     async def _serve(self) -> None:
         splitter = self._splitter
         stream = self.stream
@@ -140,7 +143,7 @@ class Connection:
         memory = self._state.request_memory
         handled_bytes = 0
         with self._intake_scope:
-            while not self.draining:
+            while not self._is_draining():
                 if not memory.has_room:
                     await memory.wait_for_room()
                 self._receiving = True
@@ -152,7 +155,7 @@ class Connection:
                 splitter.received(count, trio.current_time())
                 while (frame := splitter.next_frame()) is not None:
                     await self._handle(frame)
-                    if self.draining:
+                    if self._is_draining():
                         return
                 self._state.flusher.flush()
                 if splitter.partial_since is None:

@@ -23,6 +23,7 @@ from trio_broker.broker.session import Session
 from trio_broker.broker.supervise import first_cause
 from trio_broker.config import BrokerConfig
 from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
+from trio_broker.names import TopicName
 from trio_broker.records.batch import BatchHeader
 from trio_broker.records.build import Record, build_batch
 
@@ -103,6 +104,7 @@ class Broker:
         result = await self._state.controller.delete_topic(name)
         if result.code:
             raise RequestError(result.code, result.message or "")
+        await self._state.coordinator.forget_topics([TopicName(name)])
 
     async def produce(
         self,

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.broker.append_slot import AwaitedAppend
-from trio_broker.errors import CorruptLog, ErrorCode
+from trio_broker.errors import CorruptLog, CorruptRecords, ErrorCode
 from trio_broker.group.offsets import CommittedOffsets, OffsetToCommit
 from trio_broker.group.partitioning import offsets_partition
-from trio_broker.group.schemas import CorruptRecords
 from trio_broker.metadata.decisions import NewTopic
-from trio_broker.names import OFFSETS_TOPIC_NAME
+from trio_broker.names import OFFSETS_TOPIC_NAME, TopicName
 from trio_broker.records.batch import read_header
 from trio_broker.records.build import Record, build_batch
 from trio_broker.records.iterate import iterate_batches, iterate_records
@@ -106,11 +105,16 @@ class GroupCoordinator:
             await self._take_over(routed)
 
     async def commit(
-        self, group_id: str, offsets: Sequence[OffsetToCommit], **member: object
+        self,
+        group_id: str,
+        offsets: Sequence[OffsetToCommit],
+        *,
+        generation: int,
+        retention_ms: int,
     ) -> list[ErrorCode]:
         """Commit offsets; return a code for each, once they are durable.
 
-        `member` is passed on to `CommittedOffsets.handle_commit`.
+        See `CommittedOffsets.handle_commit` for the arguments.
 
         Cancellation: unknown.
         """
@@ -122,7 +126,8 @@ class GroupCoordinator:
             group_id=group_id,
             offsets=offsets,
             now_ms=now_ms,
-            **member,  # type: ignore[arg-type]
+            generation=generation,
+            retention_ms=retention_ms,
         )
         if not decision.records:
             return decision.reply
@@ -135,11 +140,11 @@ class GroupCoordinator:
             return None
         return self._partitions[offsets_partition(group_id, len(self._partitions))].offsets
 
-    async def forget_topics(self, names: Sequence[str]) -> None:
+    async def forget_topics(self, names: Sequence[TopicName]) -> None:
         """Forget what was committed for topics that are gone, as Kafka does."""
         now_ms = self._state.host.wall.now_ms()
         for partition in self._partitions:
-            decision = partition.offsets.handle_topics_deleted(names)  # type: ignore[arg-type]
+            decision = partition.offsets.handle_topics_deleted(names)
             if decision.records:
                 failure = await self._append(partition, decision.records, now_ms)
                 if failure:

@@ -271,7 +271,7 @@ async def open_log_dirs(state: BrokerState) -> AsyncIterator[list[LogDir]]:
 
 
 def _files_max(state: BrokerState) -> int:
-    """Return how many segment files may stay open: what is configured, or a share of what may be."""
+    """Return how many segment files may stay open: as configured, or half of what is allowed."""
     configured = state.config.storage.open_files_max
     return configured or max(FILES_MIN, state.host.descriptors_max // 2)
 

@@ -145,8 +145,12 @@ class Shard:
         if not mine:
             return
         self._queue = deque(slot for slot in self._queue if slot.replica is not replica)
+        now_ms = self._host.wall.now_ms()
         for slot in mine:
             self._forget_queued(len(slot.buffer))
+            if replica.has_log and slot.header is not None:
+                # Or a later batch of a new producer could overtake its refused first one.
+                replica.log.producers.refuse(slot.header, now_ms)
             slot.refuse(code, message)
         self._flusher.flush()
 
@@ -251,7 +255,8 @@ class Shard:
                 for slot in mine:
                     slot.refuse(replica.refusal, replica.cause or None)
                 continue
-            batches = [BatchToAppend(slot.buffer, slot.header) for slot in mine]
+            batches = [BatchToAppend(slot.buffer, slot.header) for slot in mine if slot.header]
+            assert len(batches) == len(mine), "only checked batches are queued"
             plan = replica.log.plan_append(
                 batches, now_ms=now_ms, leader_epoch=replica.leader_epoch
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_broker.metadata.decisions import TopicReference
+from trio_broker.names import TopicName
 from trio_broker.wire.messages.delete_topics import (
     DeletableTopicResult,
     DeleteTopicsRequest,
@@ -32,6 +33,9 @@ async def handle(
     else:
         references = [TopicReference(name=name) for name in request.topic_names]
     results = await state.controller.delete_topics(references)
+    gone = [TopicName(result.name) for result in results if result.name and not result.code]
+    if gone:
+        await state.coordinator.forget_topics(gone)
     return DeleteTopicsResponse(
         responses=[
             DeletableTopicResult(

@@ -61,4 +61,11 @@ def _find(state: BrokerState, session: Session, key_type: int, key: str) -> Coor
             key=key, node_id=-1, host="", port=-1, error_code=code, error_message=message
         )
     node_id, host, port = broker_address(state, session)
-    return Coordinator(key=key, node_id=node_id, host=host, port=port, error_message=None)
+    return Coordinator(
+        key=key,
+        node_id=node_id,
+        host=host,
+        port=port,
+        error_code=ErrorCode.NONE,
+        error_message=None,
+    )

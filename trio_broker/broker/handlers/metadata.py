@@ -30,6 +30,8 @@ from trio_broker.wire.messages.metadata import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
 
@@ -61,7 +63,7 @@ async def handle(
 
 
 async def _create_missing(
-    state: BrokerState, wanted: list[MetadataRequestTopic], request: MetadataRequest
+    state: BrokerState, wanted: Sequence[MetadataRequestTopic], request: MetadataRequest
 ) -> None:
     if not (request.allow_auto_topic_creation and state.config.auto_create_topics):
         return

@@ -59,8 +59,6 @@ async def handle(
             request.group_id,
             offsets,
             generation=request.generation_id_or_member_epoch,
-            member_id=request.member_id,
-            group_instance_id=request.group_instance_id,
             retention_ms=request.retention_time_ms,
         )
         codes.update(zip(places, results, strict=True))

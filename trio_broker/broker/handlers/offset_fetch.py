@@ -90,6 +90,7 @@ def _old_partition(
         committed_offset=NO_OFFSET if found is None else found.offset,
         committed_leader_epoch=NO_EPOCH if found is None else found.leader_epoch,
         metadata="" if found is None else found.metadata,
+        error_code=ErrorCode.NONE,
     )
 
 
@@ -130,6 +131,7 @@ def _topic(
                 committed_offset=NO_OFFSET if found is None else found.offset,
                 committed_leader_epoch=NO_EPOCH if found is None else found.leader_epoch,
                 metadata="" if found is None else found.metadata,
+                error_code=ErrorCode.NONE,
             )
         )
     return OffsetFetchResponseTopics(name=name, topic_id=topic_id, partitions=partitions)

@@ -28,7 +28,7 @@ from trio_broker.broker.handlers.fetch import answer_fetch
 from trio_broker.broker.handlers.served import Handler, ServedApi
 from trio_broker.errors import ErrorCode, ProtocolError
 from trio_broker.wire.api import APIS, ApiKey
-from trio_broker.wire.message import Request, Response, encode_response
+from trio_broker.wire.message import Message, Response, encode_response
 
 if TYPE_CHECKING:
     from trio_broker.broker.session import Session
@@ -77,7 +77,7 @@ def served_api(header: RequestHeader) -> ServedApi:
     return served
 
 
-async def dispatch(state: BrokerState, session: Session, version: int, request: Request) -> Any:
+async def dispatch(state: BrokerState, session: Session, version: int, request: Message) -> Any:
     """Let the handler of a decoded request answer it; the embedded API calls this too."""
     handler = SERVED[type(request).api_key].handler
     assert handler is not None, "Produce and Fetch have paths of their own"
@@ -100,6 +100,7 @@ async def answer(
         response: Response = api_versions.respond(SERVED, ErrorCode.UNSUPPORTED_VERSION)
         return [encode_response(header.api_key, 0, header.correlation_id, response)]
     served_api(header)
-    request = APIS[ApiKey(header.api_key)].request_type.decode(frame, version, header.body_start)
+    request_type = APIS[ApiKey(header.api_key)].request_type
+    request = request_type.decode(frame, version, header.body_start)
     response = await dispatch(state, session, version, request)
     return [encode_response(header.api_key, version, header.correlation_id, response)]
