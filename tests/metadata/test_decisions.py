@@ -131,6 +131,6 @@ def test_endpoints_are_told_once():
     world.commit(transaction)
     assert world.image.brokers[BrokerId(1)].endpoints == tuple(endpoints)
     assert len(world.image.brokers[BrokerId(1)].directories) == 2
-    assert advertise_endpoints(world.image, BrokerId(1), endpoints) is None
+    assert advertise_endpoints(world.image, BrokerId(1), endpoints).operations == ()
     # A restart keeps them until the broker knows better.
     assert start_broker(world.image, BROKER, started()) == ()

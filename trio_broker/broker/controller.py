@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import trio
@@ -94,6 +94,9 @@ class _Failure(NamedTuple):
 _OUTDATED = _Failure(ErrorCode.NOT_CONTROLLER, "The metadata keeps changing, try again.")
 
 R = TypeVar("R", CreateTopicResult, DeleteTopicResult)
+
+#: Begins what the commit of some topics asks for, given the image before it and their ids.
+_Begin: TypeAlias = "Callable[[MetadataImage, Sequence[TopicId]], _Work]"
 
 
 @define(eq=False)
@@ -287,7 +290,7 @@ class Controller:
     # ------------------------------------------------------------------------------ committing
 
     async def _carry_out(
-        self, decide: Callable[[MetadataImage], Decision[R]], begin: Callable[[list[R]], _Work]
+        self, decide: Callable[[MetadataImage], Decision[R]], begin: _Begin
     ) -> list[R]:
         """Decide, commit step by step, begin what each committed step asks for, wait for that.
 
@@ -313,17 +316,18 @@ class Controller:
         return results
 
     async def _attempt(
-        self, decide: Callable[[MetadataImage], Decision[R]], begin: Callable[[list[R]], _Work]
+        self, decide: Callable[[MetadataImage], Decision[R]], begin: _Begin
     ) -> tuple[list[R], dict[int, _Work], bool]:
         """Decide and commit; also say whether nothing happened because the image was old."""
-        decision = decide(await self._newest_image())
+        before = await self._newest_image()
+        decision = decide(before)
         results = list(decision.results)
         works: dict[int, _Work] = {}
         is_outdated = False
         for step in decision.steps:
             failure = await self._commit(step.transaction)
             if failure is None:
-                work = begin([results[index] for index in step.result_indexes])
+                work = begin(before, [results[index].topic_id for index in step.result_indexes])
                 works |= dict.fromkeys(step.result_indexes, work)
             else:
                 is_outdated = is_outdated or failure is _OUTDATED
@@ -373,10 +377,12 @@ class Controller:
             except StoreUnavailable as error:
                 logger.warning("deciding on metadata that may be old: %s", error)
             else:
+                before = self.image
                 self.image = image_from_snapshot(
-                    snapshot.entries, snapshot.revision, self.image.defaults
+                    snapshot.entries, snapshot.revision, before.defaults
                 )
                 self._image_may_be_old = False
+                self._begin_difference(before)
         return self.image
 
     async def _take_producer_ids(self) -> None:
@@ -395,13 +401,12 @@ class Controller:
 
     # ---------------------------------------------------------------------------- making it real
 
-    def _begin_start(self, created: list[CreateTopicResult]) -> _Work:
+    def _begin_start(self, _: MetadataImage, topic_ids: Sequence[TopicId]) -> _Work:
         """Start the replicas of committed topics, whatever becomes of who asked for them."""
         image = self.image
-        topics = [image.topics_by_id[result.topic_id] for result in created]
+        topics = [image.topics_by_id[topic_id] for topic_id in topic_ids]
         work = _Work()
-        for topic in topics:
-            self._starting[topic.topic_id] = work
+        self._starting |= dict.fromkeys(topic_ids, work)
         partitions = [state for topic in topics for state in topic.partitions]
 
         async def start() -> None:
@@ -412,18 +417,18 @@ class Controller:
             try:
                 work.fault = await self._supervisor.absorb("controller", start)
             finally:
-                for topic in topics:
-                    del self._starting[topic.topic_id]
+                for topic_id in topic_ids:
+                    del self._starting[topic_id]
                 work.done.set()
 
         self._nursery.start_soon(run)
         return work
 
-    def _begin_stop(self, deleted: list[DeleteTopicResult]) -> _Work:
+    def _begin_stop(self, before: MetadataImage, topic_ids: Sequence[TopicId]) -> _Work:
         """Stop the replicas of topics whose deletion is committed."""
         work = _Work()
-        topic_ids = [result.topic_id for result in deleted]
-        partitions = [state for result in deleted for state in result.partitions]
+        topics = [before.topics_by_id[topic_id] for topic_id in topic_ids]
+        partitions = [state for topic in topics for state in topic.partitions]
         starting = {id_: self._starting[id_] for id_ in topic_ids if id_ in self._starting}
         are_gone = False
 
@@ -450,6 +455,18 @@ class Controller:
 
         self._nursery.start_soon(run)
         return work
+
+    def _begin_difference(self, before: MetadataImage) -> None:
+        """Begin what others committed, or this controller without hearing of it."""
+        if self.reconciler is None:
+            return  # all of it is started from the image once there is one
+        old, new = before.topics_by_id, self.image.topics_by_id
+        created = [topic_id for topic_id in new if topic_id not in old]
+        deleted = [topic_id for topic_id in old if topic_id not in new]
+        if deleted:
+            self._begin_stop(before, deleted)
+        if created:
+            self._begin_start(before, created)
 
     def _creation_rules(self) -> CreationRules:
         return CreationRules(

@@ -46,6 +46,9 @@ class KeyValueTable:
     def __repr__(self) -> str:
         return f"<KeyValueTable revision={self.revision} keys={len(self._entries)}>"
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def load(self, revision: int, entries: Iterable[KeyValue]) -> None:
         """Replace everything by the content of a snapshot; history before it is unknown."""
         self.revision = revision

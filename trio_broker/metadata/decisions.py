@@ -31,17 +31,15 @@ from trio_broker.metadata.records import (
     encode_record,
     partition_key,
 )
-from trio_broker.metadata.steps import Step, StepBuilder
+from trio_broker.metadata.steps import Decision, Step, StepBuilder
 from trio_broker.metadata.topic_creation import (
     CreateTopicResult,
-    CreateTopicsDecision,
     CreationRules,
     NewTopic,
     create_topics,
 )
 from trio_broker.metadata.topic_deletion import (
     DeleteTopicResult,
-    DeleteTopicsDecision,
     TopicReference,
     delete_topics,
     forget_deletions,
@@ -52,10 +50,9 @@ from trio_broker.names import BrokerId, LeaderEpoch
 __all__ = [
     "PRODUCER_ID_BLOCK_SIZE",
     "CreateTopicResult",
-    "CreateTopicsDecision",
     "CreationRules",
+    "Decision",
     "DeleteTopicResult",
-    "DeleteTopicsDecision",
     "NewTopic",
     "ProducerIdBlock",
     "StartedDirectory",
@@ -158,15 +155,18 @@ def start_broker(
                 _put_partition(steps, changed)
     # Last, so that an interrupted dealing out is noticed and done again by the next start.
     put = _broker_put(known, broker_id, record)
-    if put is not None:
+    if put.operations:
         steps.add(None, put.guards, put.operations)
     return steps.steps()
 
 
 def advertise_endpoints(
     image: MetadataImage, broker_id: BrokerId, endpoints: Sequence[EndpointRecord]
-) -> Transaction | None:
-    """Decide to tell clients that a started broker is reached at `endpoints`; None: they know."""
+) -> Transaction:
+    """Decide to tell clients that a started broker is reached at `endpoints`.
+
+    Without operations if they are told so already.
+    """
     known = image.brokers[broker_id]
     record = BrokerRecord(
         directories=known.directories, endpoints=tuple(endpoints), rack=known.rack
@@ -211,11 +211,11 @@ def _put_partition(steps: StepBuilder, changed: PartitionState) -> None:
 
 def _broker_put(
     known: BrokerState | None, broker_id: BrokerId, record: BrokerRecord
-) -> Transaction | None:
+) -> Transaction:
     if known is not None and record == BrokerRecord(
         directories=known.directories, endpoints=known.endpoints, rack=known.rack
     ):
-        return None
+        return Transaction((), ())
     key = broker_key(broker_id)
     mod_revision = 0 if known is None else known.mod_revision
     return Transaction((Guard(key, mod_revision),), (Put(key, encode_record(record)),))

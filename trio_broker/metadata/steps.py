@@ -6,7 +6,9 @@ Used by the modules that decide (`topic_creation`, `topic_deletion`, `broker_sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+from attrs import frozen
 
 from trio_broker.metadata.transaction import Guard, Operation, Transaction
 
@@ -19,6 +21,22 @@ class Step(NamedTuple):
 
     transaction: Transaction
     result_indexes: tuple[int, ...]
+
+
+R = TypeVar("R")
+
+
+@frozen
+class Decision(Generic[R]):
+    """What to commit, and the answers that hold once it is committed.
+
+    Attributes:
+        results: one per thing asked for; refusals are among them.
+        steps: to be committed in order; each result that is no refusal belongs to one.
+    """
+
+    results: tuple[R, ...]
+    steps: tuple[Step, ...]
 
 
 class StepBuilder:

@@ -27,7 +27,7 @@ from trio_broker.metadata.records import (
     partition_key,
     topic_key,
 )
-from trio_broker.metadata.steps import Step, StepBuilder
+from trio_broker.metadata.steps import Decision, StepBuilder
 from trio_broker.metadata.transaction import Guard, Operation, Put
 from trio_broker.names import (
     ZERO_TOPIC_ID,
@@ -92,14 +92,6 @@ class CreateTopicResult:
         return CreateTopicResult(name=self.name, code=code, message=message)
 
 
-@frozen
-class CreateTopicsDecision:
-    """What to commit and what to answer; no steps for a mere validation."""
-
-    results: tuple[CreateTopicResult, ...]
-    steps: tuple[Step, ...]
-
-
 @frozen(kw_only=True)
 class CreationRules:
     """What the broker's configuration and state say about new topics.
@@ -131,7 +123,7 @@ def create_topics(
     rules: CreationRules,
     new_topic_id: Callable[[], TopicId],
     validate_only: bool = False,
-) -> CreateTopicsDecision:
+) -> Decision[CreateTopicResult]:
     """Decide a CreateTopics request.
 
     Each name gets one answer, in order of first appearance; a name that appears twice is refused
@@ -162,7 +154,7 @@ def create_topics(
             results.append(
                 attrs.evolve(created, topic_id=ZERO_TOPIC_ID) if validate_only else created
             )
-    return CreateTopicsDecision(tuple(results), () if validate_only else creation.steps())
+    return Decision(tuple(results), () if validate_only else creation.steps())
 
 
 class _TopicCreation:

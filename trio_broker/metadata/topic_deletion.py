@@ -22,7 +22,7 @@ from trio_broker.metadata.records import (
     partition_key,
     topic_key,
 )
-from trio_broker.metadata.steps import Step, StepBuilder
+from trio_broker.metadata.steps import Decision, StepBuilder
 from trio_broker.metadata.transaction import Delete, Guard, Operation, Put, Transaction
 from trio_broker.names import ZERO_TOPIC_ID, TopicId, TopicName
 
@@ -58,17 +58,9 @@ class DeleteTopicResult:
         return attrs.evolve(self, code=code, message=message, partitions=())
 
 
-@frozen
-class DeleteTopicsDecision:
-    """What to commit and what to answer."""
-
-    results: tuple[DeleteTopicResult, ...]
-    steps: tuple[Step, ...]
-
-
 def delete_topics(
     image: MetadataImage, references: Sequence[TopicReference]
-) -> DeleteTopicsDecision:
+) -> Decision[DeleteTopicResult]:
     """Decide a DeleteTopics request.
 
     A topic that is named twice, by name, by id or by both, is refused with INVALID_REQUEST and
@@ -95,7 +87,7 @@ def delete_topics(
         guards, operations = _deletion(topic)
         steps.add(len(results), guards, operations)
         results[identity] = attrs.evolve(result, partitions=topic.partitions)
-    return DeleteTopicsDecision(tuple(results.values()), steps.steps())
+    return Decision(tuple(results.values()), steps.steps())
 
 
 def _find(image: MetadataImage, reference: TopicReference) -> TopicState | None:
