@@ -118,6 +118,15 @@ def test_small_buffer_is_used_again_when_nobody_looks() -> None:
     assert peak < 400_000  # the frames collected here, and no new buffers
 
 
+def test_last_byte_of_a_full_buffer_survives() -> None:
+    """A frame that only begins before the end of the buffer goes on in the next, undamaged."""
+    splitter = FrameSplitter(MIB, MIB)
+    body = b"\x00\x01" + b"\xff" * 998
+    stream = framed(body) * 512
+    got = feed(splitter, stream, [64 * KIB])
+    assert [item.content for item in got] == [body] * 512
+
+
 def test_buffer_grows_for_peers_that_fill_it_and_shrinks_when_idle() -> None:
     splitter = FrameSplitter(MIB, MIB)
     assert splitter.claimed_bytes == 0

@@ -235,8 +235,8 @@ def _allocate(byte_count: int) -> memoryview:
 def _is_unshared(buffer: bytearray) -> bool:
     """Say whether no view of the buffer is alive: a bytearray refuses to change its size if so."""
     try:
-        buffer.pop()
+        last = buffer.pop()
     except BufferError:
         return False
-    buffer.append(0)
+    buffer.append(last)  # of a full buffer it is a received byte
     return True
