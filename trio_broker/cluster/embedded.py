@@ -272,11 +272,7 @@ class EmbeddedStore:
         self._must_cut = True
 
     async def _cut_journal(self) -> None:
-        """Drop what is older than the last snapshot but one.
-
-        An attempt that fails half way may have written a checkpoint without the old segments; so
-        until one succeeds, no checkpoint with them may be written.
-        """
+        """Drop what is older than the last snapshot but one. Tried again until it succeeds."""
         log, now_ms = self._log, self._wall.now_ms()
         old = self._snapshots[SNAPSHOTS_KEPT:]
         if old:

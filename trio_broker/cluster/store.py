@@ -48,7 +48,7 @@ class MetadataStore(Protocol):
         Raises:
             StoreUnavailable: it was not carried out.
             OutcomeUnknown: it may have been.
-            ValueError: it breaks a limit of the store, or names a key twice.
+            ValueError: it breaks a limit of the store, names a key twice, or one that is not ASCII.
         """
 
     def watch(

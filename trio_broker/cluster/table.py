@@ -135,7 +135,9 @@ def check_limits(transaction: Transaction) -> None:
         raise ValueError("a transaction names a key twice")
     total_bytes = 0
     for operation in transaction.operations:
-        key_bytes = len(operation.key.encode())
+        if not operation.key.isascii():
+            raise ValueError(f"a key must be ASCII, {operation.key!r} is not")
+        key_bytes = len(operation.key)
         value_bytes = len(operation.value) if isinstance(operation, Put) else 0
         if not 1 <= key_bytes <= KEY_BYTES_MAX:
             raise ValueError(f"a key of {key_bytes} bytes, allowed are 1 to {KEY_BYTES_MAX}")
