@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,18 @@ from trio_broker.records.iterate import iterate_batches
 
 
 def partition_directories(data_dir: Path, topic: str) -> dict[int, Path]:
-    """Return the directories of a topic's partitions, wherever they are below `data_dir`.
+    """Return the directories of a topic's live partitions, wherever they are below `data_dir`.
 
-    They are named ``<topic id>-<partition>``; the file ``partition.json`` in each holds the name.
+    They are named ``<topic id>-<partition>``; the file ``partition.json`` in each holds the name. A
+    deleted partition's directory, which is renamed before it is emptied, is not among them.
     """
     quoted = json.dumps(topic).encode()
     found = {}
     for metadata in data_dir.rglob("partition.json"):
-        if quoted in metadata.read_bytes():
-            found[int(metadata.parent.name.rpartition("-")[2])] = metadata.parent
+        number = metadata.parent.name.rpartition("-")[2]
+        with contextlib.suppress(FileNotFoundError):
+            if number.isdigit() and quoted in metadata.read_bytes():
+                found[int(number)] = metadata.parent
     return found
 
 
