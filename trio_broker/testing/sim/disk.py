@@ -15,8 +15,8 @@ Fault model
       nothing of the content: a file renamed before it was synced may come back empty.
     - A failed `sync` loses a drawn part of the pending changes for good; readers go on seeing
       them until the power fails; the next sync, through another handle, succeeds ("fsyncgate").
-    - A failed write may have put its first bytes into the file. A failed `sync_directory` may
-      have lost the names for good.
+    - A failed write may have put its first bytes into the file. A failed `sync_directory` makes
+      nothing durable; a later one can (a journal either works or takes the filesystem down).
     - A full disk first writes short, then fails with ENOSPC; cutting, syncing, renaming,
       unlinking and overwriting in place go on working. Unlinked files count until closed.
     - Reads, writes, syncs and names fail with EIO by rate; chosen operations with any errno.
@@ -469,12 +469,10 @@ class SimFileSystem:
             return FileInfo(len(node.data), node.modified_ms, is_directory=False)
 
     def sync_directory(self, path: str) -> None:
-        """Make the name changes of one directory durable, or fail and perhaps lose them."""
+        """Make the name changes of one directory durable."""
         with self.operation("sync_directory", path) as operation:
             directory = self._volume.directory(path)
-            if operation.error_number:
-                self._volume.journal.fail_sync(directory, operation.random)
-                operation.raise_error()
+            operation.raise_error()
             self._volume.journal.sync(directory)
 
     def space(self, path: str) -> Space:

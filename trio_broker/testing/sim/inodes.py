@@ -234,11 +234,6 @@ class NameJournal:
         for change in covered:
             change.make_durable()
 
-    def fail_sync(self, directory: Directory, random: random.Random) -> None:
-        """Fail: half the time the changes can still become durable, else they never will."""
-        if random.random() < 0.5:
-            self._changes = self._split(directory)[1]
-
     def survive(self, random: random.Random, *, prefix: bool) -> None:
         """Draw which pending changes a power cut leaves, and make those durable."""
         if prefix:
