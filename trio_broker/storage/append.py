@@ -136,7 +136,6 @@ class AppendPlan:
         is_synced: the job made everything below `end_offset` durable.
         unsynced: segments that hold older bytes which are not durable yet.
         must_sync_names: the names of the replica's files may not be durable yet.
-        must_sync_parent: the name of the replica's directory may not be durable yet.
         must_sync: sync in any case, because a file cannot stay open and a failed write must not
             go unnoticed.
         load_index: the active segment's index is not in memory and has to be loaded.
@@ -156,7 +155,6 @@ class AppendPlan:
         "log_append_time_ms",
         "must_sync",
         "must_sync_names",
-        "must_sync_parent",
         "now_ms",
         "opened",
         "outcomes",
@@ -182,7 +180,6 @@ class AppendPlan:
         self.unsynced: list[tuple[Segment, File | None]] = []
         self.must_sync = False
         self.must_sync_names = False
-        self.must_sync_parent = False
         self.load_index = False
         self.loaded_index: SegmentIndex | None = None
         self.opened: list[tuple[Segment, File]] = []
@@ -253,8 +250,6 @@ def _write_all(
         yield from jobs.sync(written[-1][1])
         if plan.must_sync_names or written[-1][0].creates:
             yield from jobs.sync_directory(files.fs, files.directory)
-        if plan.must_sync_parent:
-            yield from jobs.sync_directory(files.fs, files.parent)
 
 
 def _open(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trio_broker.host import jobs
 from trio_broker.storage import paths
-from trio_broker.storage.segment import LogPoint, SegmentFacts
+from trio_broker.storage.segment import LogPoint, Segment, SegmentFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +50,16 @@ class LogState(NamedTuple):
     has_producers: bool
     producers: bytes | None = None
     unchecked_bytes: int = 0
+
+    def make_segments(self) -> list[Segment]:
+        """Make the segments that are listed; their index files are taken to be complete."""
+        bases = [facts.base_offset for facts in self.segments]
+        segments = []
+        for facts, end_offset in zip(self.segments, [*bases[1:], self.end.offset], strict=False):
+            segment = Segment.from_facts(facts, end_offset)
+            segment.indexed_bytes = facts.size_bytes
+            segments.append(segment)
+        return segments
 
 
 class LogSummary(NamedTuple):

@@ -6,7 +6,7 @@ Frozen input, no state: see `host.jobs` for the rules they keep.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from trio_broker.errors import StorageError, SyncFailed
 from trio_broker.host import jobs
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from trio_broker.host.interface import File, FileSystem, Job
     from trio_broker.storage.segment import Segment
+
+T = TypeVar("T")
+
+_NOTE_ATTEMPTS = 3
 
 
 class ReplicaFiles(NamedTuple):
@@ -75,20 +79,31 @@ def _sync_segment(files: ReplicaFiles, segment: Segment, file: File | None) -> J
         file.close()
 
 
+def noting_failed_sync(files: ReplicaFiles, job: Job[T]) -> Job[T]:
+    """Run a job, and if it ends with SyncFailed, leave a note in the directory first."""
+    try:
+        return (yield from job)
+    except SyncFailed:
+        yield from mark_sync_failed(files)
+        raise
+
+
 def mark_sync_failed(files: ReplicaFiles) -> Job[None]:
     """Leave a note in the directory that an fsync has failed.
 
-    From then on the page cache may show bytes that are not on the disk, and a process started later
-    on the same machine would believe them. The note needs not survive a power cut, because the
-    cache does not either; so it is not synced, and it is no harm if the disk refuses it.
+    From then on the page cache may show bytes and names that are not on the disk, and a process
+    started later on the same machine would believe them. The note needs not survive a power cut,
+    because the cache does not either; so it is not synced. Where the disk refuses it for good, its
+    cache is dropped too before it works again (a new mount), or so one must hope.
     """
-    try:
-        file = yield from jobs.open_file(
-            files.fs, files.path(paths.SYNC_FAILED_NAME), files.owner, create=True
-        )
-    except (OSError, StorageError):
+    path = files.path(paths.SYNC_FAILED_NAME)
+    for _ in range(_NOTE_ATTEMPTS):
+        try:
+            file = yield from jobs.open_file(files.fs, path, files.owner, create=True)
+        except (OSError, StorageError):
+            continue
+        file.close()
         return
-    file.close()
 
 
 def unlink_if_there(fs: FileSystem, path: str) -> Job[bool]:

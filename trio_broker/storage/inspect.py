@@ -61,7 +61,7 @@ class SegmentReport(NamedTuple):
         batches: sound ones.
         records: in these.
         max_timestamp: largest in these, -1 if there are none.
-        index_state: ``ok``, ``missing``, ``covers N of M bytes``, or what is wrong with the index files.
+        index_state: ``ok``, ``missing``, ``covers N of M bytes``, or what is wrong.
         fault: what is wrong behind the sound bytes, empty if nothing is.
     """
 

@@ -107,7 +107,6 @@ class Log(LogUpkeep):
             if segment is not first.segment
         ]
         plan.must_sync_names = row.names_unsynced
-        plan.must_sync_parent = row.parent_unsynced
         for write in plan.writes:
             write.segment.pins += 1
             if write.file is None:
@@ -204,6 +203,7 @@ class Log(LogUpkeep):
             for header, _, _ in write.batches:
                 self.producers.refuse(header, plan.now_ms)
         if plan.writes and plan.state not in {AppendState.PLANNED, AppendState.CUT_BACK}:
+            self._stray_bases += [w.segment.base_offset for w in plan.writes if w.creates]
             self.mark_broken()
 
     def _let_go(self, plan: AppendPlan) -> None:

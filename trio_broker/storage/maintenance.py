@@ -1,19 +1,19 @@
 """The jobs beside appending and reading: flush, checkpoint, deletion, sealing, closing.
 
 Each takes a frozen plan that `Log` made on the event loop, touches nothing else, and leaves it to
-the log to take over the result. A failed fsync in any of them leaves the note of
-`files.mark_sync_failed`, and the log is broken.
+the log to take over the result. `Log` wraps each in `files.noting_failed_sync`.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_broker.errors import SyncFailed
+from trio_broker.errors import AppendFailed
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.checkpoint import LogState, write_checkpoint, write_snapshot
-from trio_broker.storage.files import mark_sync_failed, sync_segments, unlink_if_there
+from trio_broker.storage.files import sync_segments, unlink_if_there
 from trio_broker.storage.index import index_paths, write_index_files
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from trio_broker.host.interface import File, Job
     from trio_broker.storage.files import ReplicaFiles
     from trio_broker.storage.segment import LogPoint, Segment
+
+
+logger = logging.getLogger("trio_broker.storage")
 
 
 class FlushPlan(NamedTuple):
@@ -33,7 +36,6 @@ class FlushPlan(NamedTuple):
         appended_bytes: see `SegmentRow`, at that time.
         segments: those that hold bytes not yet durable, oldest first, with their open files.
         must_sync_names: names of files may not be durable yet.
-        must_sync_parent: the name of the replica's directory may not be durable yet.
     """
 
     files: ReplicaFiles
@@ -41,7 +43,6 @@ class FlushPlan(NamedTuple):
     appended_bytes: int
     segments: Sequence[tuple[Segment, File | None]]
     must_sync_names: bool
-    must_sync_parent: bool
 
 
 class CheckpointPlan(NamedTuple):
@@ -69,27 +70,21 @@ class DeletionPlan(NamedTuple):
         checkpoint: the log as it will be; once it is durable the segments are gone for good.
         base_offsets: the segments.
         created: a new, empty segment that must exist because no other is left.
-        deleted_paths: what their files are called afterwards, until they are unlinked.
+        deleted_paths: set by the job: what their files are called until they are unlinked.
     """
 
     checkpoint: CheckpointPlan
     base_offsets: Sequence[int]
     created: Segment | None
-    deleted_paths: Sequence[str]
+    deleted_paths: Sequence[str] = ()
 
 
 def flush_job(plan: FlushPlan) -> Job[None]:
     """Make everything up to the plan's end durable; see `Log.flush_job`."""
     files = plan.files
-    try:
-        yield from sync_segments(files, plan.segments)
-        if plan.must_sync_names:
-            yield from jobs.sync_directory(files.fs, files.directory)
-        if plan.must_sync_parent:
-            yield from jobs.sync_directory(files.fs, files.parent)
-    except SyncFailed:
-        yield from mark_sync_failed(files)
-        raise
+    yield from sync_segments(files, plan.segments)
+    if plan.must_sync_names:
+        yield from jobs.sync_directory(files.fs, files.directory)
 
 
 def nothing_job() -> Job[None]:
@@ -105,10 +100,10 @@ def checkpoint_job(plan: CheckpointPlan) -> Job[CheckpointPlan]:
         yield from write_index_files(files.fs, files.directory, files.owner, base_offset, payloads)
     if plan.producers is not None:
         yield from write_snapshot(files, plan.state.end.offset, plan.producers)
-    yield from write_checkpoint(files, plan.state)
     for offset in plan.old_snapshots:
         path = files.path(paths.offset_name(offset, paths.SNAPSHOT_SUFFIX))
         yield from unlink_if_there(files.fs, path)
+    yield from write_checkpoint(files, plan.state)
     return plan
 
 
@@ -116,23 +111,30 @@ def delete_segments_job(plan: DeletionPlan) -> Job[DeletionPlan]:
     """Take segments out of a log; see `Log.delete_segments_job`.
 
     The checkpoint decides: a crash before it leaves all of them, after it none, since the next
-    start removes files below the start offset.
+    start removes files below the start offset. So nothing after it may fail, and nothing after it
+    has to be durable.
     """
     files = plan.checkpoint.flush.files
     if plan.created is not None:
         # Its name keeps the offsets going on even if the checkpoint should be lost.
         yield from _make_empty_segment(files, plan.created.name)
-    yield from checkpoint_job(plan.checkpoint)
+    try:
+        yield from checkpoint_job(plan.checkpoint)
+    except (AppendFailed, OSError):
+        if plan.created is not None:
+            yield from unlink_if_there(files.fs, files.path(plan.created.name))
+        raise
+    deleted_paths = []
     for base_offset in plan.base_offsets:
         path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
         try:
             yield files.fs.rename, (path, path + paths.DELETED_SUFFIX)
-        except FileNotFoundError:
-            pass  # an earlier attempt came this far
-        for index_path in index_paths(files.directory, base_offset):
-            yield from unlink_if_there(files.fs, index_path)
-    yield from jobs.sync_directory(files.fs, files.directory)
-    return plan
+        except OSError:
+            deleted_paths.append(path)  # to be unlinked under the name it has
+        else:
+            deleted_paths.append(path + paths.DELETED_SUFFIX)
+        deleted_paths += index_paths(files.directory, base_offset)
+    return plan._replace(deleted_paths=deleted_paths)
 
 
 def _make_empty_segment(files: ReplicaFiles, name: str) -> Job[None]:
@@ -146,11 +148,18 @@ def _make_empty_segment(files: ReplicaFiles, name: str) -> Job[None]:
     yield from jobs.sync_directory(files.fs, files.directory)
 
 
-def unlink_job(files: ReplicaFiles, doomed: Sequence[str]) -> Job[int]:
-    """Give back the space of deleted segments; return how many files were removed."""
+def unlink_job(files: ReplicaFiles, doomed: Sequence[str], failed: list[str]) -> Job[int]:
+    """Give back the space of deleted segments; return how many files were removed.
+
+    What cannot be removed now goes into `failed`, to be tried again.
+    """
     count = 0
     for path in doomed:
-        count += yield from unlink_if_there(files.fs, path)
+        try:
+            count += yield from unlink_if_there(files.fs, path)
+        except OSError as error:
+            logger.warning("cannot remove %s: %s", path, error)
+            failed.append(path)
     return count
 
 
@@ -163,7 +172,7 @@ def seal_job(plan: CheckpointPlan, doomed: Sequence[int], names: Sequence[int]) 
 
     Args:
         plan: the checkpoint of the log as it will be; its flush is not carried out.
-        doomed: base offsets of segments that hold nothing durable.
+        doomed: base offsets of segment files that hold nothing durable, if they exist.
         names: base offsets of all segments that have index files which may reach too far.
     """
     files = plan.flush.files

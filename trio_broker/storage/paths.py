@@ -32,6 +32,8 @@ PARTITION_NAME = "partition.json"
 CHECKPOINT_NAME = "checkpoint"
 #: Present while an fsync has failed and what followed has not been repaired, see `recovery`.
 SYNC_FAILED_NAME = "sync-failed"
+#: Put there by an operator who accepts that acknowledged records are lost after that.
+ACCEPT_LOSS_NAME = "accept-loss"
 
 _REPLICA = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})-(0|[1-9][0-9]{0,9})\Z"

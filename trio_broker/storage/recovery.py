@@ -8,8 +8,8 @@ so the log does not open (`CorruptLog`).
 
 What was scanned is fsynced before anybody can refer to it, because after a crash of the process it
 may exist in the page cache only. If an fsync had failed before (the note of
-`files.mark_sync_failed`), not even that helps, since those pages pass for clean: the scanned bytes
-are then written again first.
+`files.mark_sync_failed`), not even that helps, since those pages pass for clean: what was scanned,
+and the checkpoint, are then written again first, into new files where their names are in doubt too.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from trio_broker.host import jobs
 from trio_broker.replication.leader_epochs import LeaderEpochCache
 from trio_broker.replication.producer_state import ProducerStateTable
 from trio_broker.storage import paths
-from trio_broker.storage.checkpoint import read_checkpoint, read_snapshot
-from trio_broker.storage.files import ReplicaFiles, unlink_if_there
+from trio_broker.storage.checkpoint import read_checkpoint, read_snapshot, write_checkpoint
+from trio_broker.storage.files import ReplicaFiles, noting_failed_sync, unlink_if_there
 from trio_broker.storage.log import Log
 from trio_broker.storage.replica_directory import prepare_replica_directory
 from trio_broker.storage.scan import Scan
-from trio_broker.storage.segment import Segment
 from trio_broker.storage.segments import SegmentRow
 
 if TYPE_CHECKING:
     from trio_broker.config import Durability, TopicConfig
     from trio_broker.host.interface import FileSystem, Job
     from trio_broker.names import TopicName, TopicPartition
-    from trio_broker.storage.checkpoint import LogState, LogSummary
+    from trio_broker.storage.checkpoint import LogSummary
     from trio_broker.storage.handles import SegmentCache
     from trio_broker.storage.log import LogSettings
 
@@ -138,6 +137,7 @@ def open_log_job(
     cache: SegmentCache,
     summary: LogSummary | None,
     now_ms: int,
+    after_failed_sync: bool = False,
 ) -> Job[Log]:
     """Open a replica's log, making its directory if there is none.
 
@@ -152,6 +152,8 @@ def open_log_job(
         cache: where its open files and indexes count.
         summary: what the clean marker said; None after a crash, which means a scan.
         now_ms: wall clock.
+        after_failed_sync: this process knows that an fsync of this log has failed, whether or not
+            it could leave a note of that.
 
     Raises:
         CorruptLog: something acknowledged is missing or damaged; nothing was changed.
@@ -167,7 +169,11 @@ def open_log_job(
         if log is not None:
             return log
         logger.warning("%s: what the clean marker says cannot be used, scanning", directory)
-    return (yield from _open_scanned(opening))
+    return (
+        yield from noting_failed_sync(
+            files, _open_scanned(opening, after_failed_sync=after_failed_sync)
+        )
+    )
 
 
 def _open_trusted(opening: LogToOpen, summary: LogSummary) -> Job[Log | None]:
@@ -188,11 +194,11 @@ def _open_trusted(opening: LogToOpen, summary: LogSummary) -> Job[Log | None]:
         return None
     if producers is None:
         return None
-    segments = _segments_of(state)
+    segments = state.make_segments()
     if segments:
         segments[-1].indexed_bytes = 0  # unknown; the next checkpoint writes its index again
     return opening.log(
-        SegmentRow(segments, state.end.offset, durable_names=bool(segments)),
+        SegmentRow(segments, state.end.offset),
         state.log_start_offset,
         producers,
         epochs,
@@ -202,21 +208,14 @@ def _open_trusted(opening: LogToOpen, summary: LogSummary) -> Job[Log | None]:
     )
 
 
-def _segments_of(state: LogState) -> list[Segment]:
-    """Make the segments that a state lists; their index files are taken to be complete."""
-    ends = [facts.base_offset for facts in state.segments[1:]] + [state.end.offset]
-    segments = []
-    for facts, end_offset in zip(state.segments, ends, strict=True):
-        segment = Segment.from_facts(facts, end_offset)
-        segment.indexed_bytes = facts.size_bytes
-        segments.append(segment)
-    return segments
-
-
-def _open_scanned(opening: LogToOpen) -> Job[Log]:
+def _open_scanned(opening: LogToOpen, *, after_failed_sync: bool) -> Job[Log]:
     files = opening.files
     names = yield from prepare_replica_directory(files, opening.topic_partition, opening.topic_name)
-    scan = Scan(opening, must_rewrite=paths.SYNC_FAILED_NAME in names)
+    scan = Scan(
+        opening,
+        must_rewrite=after_failed_sync or paths.SYNC_FAILED_NAME in names,
+        may_lose=paths.ACCEPT_LOSS_NAME in names,
+    )
     bases = paths.offsets_of(names, paths.LOG_SUFFIX)
     snapshots = paths.offsets_of(names, paths.SNAPSHOT_SUFFIX)
     checkpoint = None
@@ -225,18 +224,18 @@ def _open_scanned(opening: LogToOpen) -> Job[Log]:
         if checkpoint is None:
             scan.lost_checkpoint()
     if checkpoint is not None:
+        if scan.must_rewrite:
+            yield from write_checkpoint(files, checkpoint)
         bases = yield from scan.trust(checkpoint, bases)
         yield from scan.restore_producers(checkpoint, snapshots)
     elif bases:
         scan.begin_at(bases[0])
     yield from scan.run(bases)
-    durable_names = checkpoint is not None and bool(scan.segments)
     if bases and (scan.is_changed or checkpoint is None):
         yield from jobs.sync_directory(files.fs, files.directory)
-        yield from jobs.sync_directory(files.fs, files.parent)
-        durable_names = True
     if scan.must_rewrite:
-        yield from unlink_if_there(files.fs, files.path(paths.SYNC_FAILED_NAME))
+        for name in (paths.SYNC_FAILED_NAME, paths.ACCEPT_LOSS_NAME):
+            yield from unlink_if_there(files.fs, files.path(name))
         yield from jobs.sync_directory(files.fs, files.directory)
     for offset in snapshots:
         if offset > scan.end_offset:
@@ -245,7 +244,7 @@ def _open_scanned(opening: LogToOpen) -> Job[Log]:
     if scan.index is not None:
         opening.cache.offers.append((scan.segments[-1], scan.index))
     return opening.log(
-        SegmentRow(scan.segments, scan.end_offset, durable_names=durable_names),
+        SegmentRow(scan.segments, scan.end_offset),
         scan.log_start_offset,
         scan.producers,
         scan.epochs,

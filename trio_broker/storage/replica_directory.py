@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from trio_broker.errors import SyncFailed
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.files import unlink_if_there
@@ -25,12 +26,13 @@ _PARTITION_BYTES_MAX = 4096
 def prepare_replica_directory(
     files: ReplicaFiles, topic_partition: TopicPartition, topic_name: TopicName
 ) -> Job[list[str]]:
-    """Make sure that the directory is there and tidy; return the names in it.
+    """Make sure that the directory is there, durably, and tidy; return the names in it.
 
     What a crash left behind half done is finished: temporary files are removed, and so are segments
     that had been deleted.
 
     Raises:
+        SyncFailed: the directory's name may not be durable; it has been removed again.
         AppendFailed: no room for the metadata file.
         OSError: the system refused.
     """
@@ -40,6 +42,14 @@ def prepare_replica_directory(
     except FileNotFoundError:
         yield fs.make_directory, (files.directory,)
         names = []
+    if not paths.offsets_of(names, paths.LOG_SUFFIX) and paths.CHECKPOINT_NAME not in names:
+        # New, or left by a crash right after it was made. Whoever stores data in it later relies on
+        # its name, which must not be one whose fsync has failed.
+        try:
+            yield from jobs.sync_directory(fs, files.parent)
+        except SyncFailed:
+            yield from jobs.remove_tree(fs, files.directory)
+            raise
     kept = []
     for name in names:
         if name.endswith((jobs.TEMPORARY_SUFFIX, paths.LOG_SUFFIX + paths.DELETED_SUFFIX)):

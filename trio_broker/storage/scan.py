@@ -54,6 +54,7 @@ class Scan:
 
     Attributes:
         must_rewrite: an fsync had failed, so what the page cache shows is written again.
+        may_lose: an operator has accepted that acknowledged records are lost by that.
         segments: those found sound so far.
         index: of the last of them, None if it is not known.
         end_offset: offset after the last sound batch.
@@ -64,8 +65,9 @@ class Scan:
         is_changed: something on disk was read or changed that must be made durable.
     """
 
-    def __init__(self, opening: LogToOpen, *, must_rewrite: bool) -> None:
+    def __init__(self, opening: LogToOpen, *, must_rewrite: bool, may_lose: bool) -> None:
         self.must_rewrite = must_rewrite
+        self.may_lose = may_lose
         self.segments: list[Segment] = []
         self.index: SegmentIndex | None = None
         self.end_offset = 0
@@ -121,11 +123,7 @@ class Scan:
         for facts in checkpoint.segments:
             is_last = facts is checkpoint.segments[-1]
             yield from self._check_size(facts.base_offset, facts.size_bytes, is_last=is_last)
-        ends = [facts.base_offset for facts in checkpoint.segments[1:]] + [end.offset]
-        for facts, end_offset in zip(checkpoint.segments, ends, strict=True):
-            segment = Segment.from_facts(facts, end_offset)
-            segment.indexed_bytes = facts.size_bytes
-            self.segments.append(segment)
+        self.segments = checkpoint.make_segments()
         if self.segments:
             self._resume = self.segments.pop()
             to_scan.insert(0, self._resume.base_offset)
@@ -221,6 +219,12 @@ class Scan:
         for number, base_offset in enumerate(bases):
             rest = bases[number + 1 :]
             if self._resume is None and base_offset != self.end_offset:
+                path = self._files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
+                info = yield self._files.fs.stat, (path,)
+                if info is not None and info.size_bytes == 0:
+                    # Made for an append or a deletion that was then taken back.
+                    yield from unlink_if_there(self._files.fs, path)
+                    continue
                 self.fault = f"segment {base_offset} follows offset {self.end_offset}"
                 rest = bases[number:]
                 self._judge(rest)
@@ -246,12 +250,14 @@ class Scan:
             CorruptLog: it may have been.
         """
         where = f"{self._files.directory}: {self.fault}, at offset {self.end_offset}"
+        if self.may_lose:
+            return
         if self._is_checkpoint_lost and rest:
             raise CorruptLog(f"{where}, and the checkpoint is damaged too")
         if self.must_rewrite and self._opening.durability is not Durability.FSYNC:
             raise CorruptLog(
                 f"{where}, after a failed fsync: acknowledged records may be lost. To accept that, "
-                f"remove the file {paths.SYNC_FAILED_NAME} there"
+                f"make an empty file {paths.ACCEPT_LOSS_NAME} there"
             )
 
     def _quarantine(self, base_offset: int) -> Job[None]:
@@ -285,8 +291,25 @@ class Scan:
             if self.fault or segment.size_bytes > begin or begin == 0:
                 self.is_changed = True
                 yield from jobs.sync(file)
+            if self.must_rewrite and begin == 0:
+                yield from self._copy(file, path)
         finally:
             file.close()
+
+    def _copy(self, file: File, path: str) -> Job[None]:
+        """Put a segment into a new file of the same name: its old name may not be durable."""
+        fs, temporary = self._files.fs, path + jobs.TEMPORARY_SUFFIX
+        copy = yield from jobs.open_file(fs, temporary, self._files.owner, create=True)
+        try:
+            position = 0
+            while position < file.size:
+                data: bytes = yield file.read_at, (position, SCAN_BYTES)
+                position += yield from jobs.append_all(copy, position, [data])
+            yield from jobs.sync(copy)
+        finally:
+            copy.close()
+        yield fs.rename, (temporary, path)
+        yield from jobs.sync_directory(fs, self._files.directory)
 
     def _segment(self, base_offset: int, path: str, file_bytes: int) -> Job[Segment]:
         """Return the segment to scan, and make its index ready."""

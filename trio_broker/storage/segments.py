@@ -27,7 +27,6 @@ class SegmentRow:
         durable: up to here everything is durable; None if all of it is.
         durable_bytes: `appended_bytes` at that point.
         names_unsynced: a file's name may not be durable.
-        parent_unsynced: the name of the replica's directory may not be durable.
     """
 
     __slots__ = (
@@ -39,13 +38,10 @@ class SegmentRow:
         "durable_bytes",
         "end_offset",
         "names_unsynced",
-        "parent_unsynced",
         "size_bytes",
     )
 
-    def __init__(
-        self, segments: Sequence[Segment], end_offset: int, *, durable_names: bool
-    ) -> None:
+    def __init__(self, segments: Sequence[Segment], end_offset: int) -> None:
         self._segments = list(segments)
         self._bases = [segment.base_offset for segment in segments]
         self.active = segments[-1] if segments else None
@@ -54,8 +50,7 @@ class SegmentRow:
         self.appended_bytes = 0
         self.durable: LogPoint | None = None
         self.durable_bytes = 0
-        self.names_unsynced = not durable_names
-        self.parent_unsynced = not durable_names
+        self.names_unsynced = False
 
     def __len__(self) -> int:
         return len(self._segments)
@@ -129,7 +124,7 @@ class SegmentRow:
     def all_durable(self) -> None:
         """Take note that everything up to the end is durable, names included."""
         self.durable = None
-        self.names_unsynced = self.parent_unsynced = False
+        self.names_unsynced = False
 
     def remove_oldest(self, count: int) -> list[Segment]:
         """Take out the oldest segments and return them."""

@@ -15,13 +15,14 @@ from trio_broker.config import Durability
 from trio_broker.records.batch import NO_TIMESTAMP
 from trio_broker.replication.leader_epochs import LeaderEpochCache
 from trio_broker.replication.producer_state import ProducerStateTable
-from trio_broker.storage import maintenance, paths
+from trio_broker.storage import maintenance
 from trio_broker.storage.checkpoint import (
     SUMMARY_PRODUCER_BYTES_MAX,
     SUMMARY_SEGMENTS_MAX,
     LogState,
     LogSummary,
 )
+from trio_broker.storage.files import noting_failed_sync
 from trio_broker.storage.index import SegmentIndex
 from trio_broker.storage.maintenance import CheckpointPlan, DeletionPlan, FlushPlan
 from trio_broker.storage.retention import RetainedSegment, segments_to_delete
@@ -97,6 +98,8 @@ class LogUpkeep:
         "_settings",
         "_since_flush_began",
         "_snapshot_offsets",
+        "_stray_bases",
+        "_undead_files",
         "_unflushed_since",
         "clean_summary",
         "config",
@@ -146,6 +149,8 @@ class LogUpkeep:
         self._must_checkpoint = False
         self._snapshot_offsets = list(snapshot_offsets)
         self._doomed_files: list[tuple[int, str]] = []
+        self._undead_files: list[str] = []  # could not be unlinked; filled by jobs
+        self._stray_bases: list[int] = []  # of files made by appends that failed
 
     def __repr__(self) -> str:
         state = " broken" if self._is_broken else " closed" if self._is_closed else ""
@@ -229,7 +234,6 @@ class LogUpkeep:
             row.appended_bytes,
             [(segment, self._cache.file_of(segment)) for segment in row.unsynced()],
             row.names_unsynced,
-            row.parent_unsynced,
         )
 
     def flush_job(self) -> Job[None]:
@@ -240,7 +244,7 @@ class LogUpkeep:
         """
         self._flush = self._plan_flush()
         self._since_flush_began = None
-        return maintenance.flush_job(self._flush)
+        return noting_failed_sync(self._files, maintenance.flush_job(self._flush))
 
     def mark_flushed(self, end_offset: int) -> None:
         """Take note that the last `flush_job` succeeded.
@@ -263,7 +267,6 @@ class LogUpkeep:
             self._unflushed_since = None
         else:
             row.durable, row.durable_bytes = plan.end, plan.appended_bytes
-            row.parent_unsynced = False
             self._unflushed_since = self._since_flush_began
             for segment in row.unsynced():
                 segment.holds_unsynced = self.durability is Durability.INTERVAL
@@ -280,7 +283,7 @@ class LogUpkeep:
         """
         self._since_flush_began = None
         plan = self._plan_checkpoint(self._plan_flush(), self._log_start_offset, 0, None)
-        return maintenance.checkpoint_job(plan)
+        return noting_failed_sync(self._files, maintenance.checkpoint_job(plan))
 
     def _plan_checkpoint(
         self, flush: FlushPlan, log_start_offset: int, skipped: int, added: Segment | None
@@ -376,10 +379,6 @@ class LogUpkeep:
             self._plan_checkpoint(self._plan_flush(), start_offset, count, created),
             doomed,
             created,
-            [
-                self._files.path(paths.offset_name(base, paths.LOG_SUFFIX + paths.DELETED_SUFFIX))
-                for base in doomed
-            ],
         )
 
     def delete_segments_job(self, plan: DeletionPlan) -> Job[DeletionPlan]:
@@ -389,10 +388,9 @@ class LogUpkeep:
 
         Raises:
             SyncFailed: as for `flush_job`.
-            AppendFailed: there was no room to write it down; all segments are still there.
-            OSError: as AppendFailed, or some files could not be renamed; try again.
+            AppendFailed, OSError: it could not be written down; all segments are still there.
         """
-        return maintenance.delete_segments_job(plan)
+        return noting_failed_sync(self._files, maintenance.delete_segments_job(plan))
 
     def publish_deletion(self, plan: DeletionPlan, now_ms: int) -> None:
         """Take the segments out of the log; its start offset moves up."""
@@ -411,14 +409,17 @@ class LogUpkeep:
         """Give back the space of segments deleted longer than `file.delete.delay.ms` ago.
 
         Returns:
-            A job that returns how many files it removed, None if none is old enough.
+            A job that returns how many files it removed, None if none is old enough. What it
+            cannot remove is left for the next time.
         """
         latest_ms = now_ms - self.config.file_delete_delay_ms
-        doomed = [path for deleted_ms, path in self._doomed_files if deleted_ms <= latest_ms]
+        doomed = {path for deleted_ms, path in self._doomed_files if deleted_ms <= latest_ms}
+        while self._undead_files:
+            doomed.add(self._undead_files.pop())
         if not doomed:
             return None
         self._doomed_files = [entry for entry in self._doomed_files if entry[1] not in doomed]
-        return maintenance.unlink_job(self._files, doomed)
+        return maintenance.unlink_job(self._files, sorted(doomed), self._undead_files)
 
     # After a failed fsync.
 
@@ -437,7 +438,7 @@ class LogUpkeep:
             self._cache.close_file(segment)  # tainted, or about to be cut
         end = row.durable_end
         kept = [segment for segment in row.all if segment.base_offset < end.offset]
-        flush = FlushPlan(self._files, end, row.appended_bytes, [], False, False)
+        flush = FlushPlan(self._files, end, row.appended_bytes, [], must_sync_names=False)
         plan = self._plan_checkpoint(flush, self._log_start_offset, 0, None)
         facts = [segment.facts for segment in kept]
         if facts:
@@ -454,12 +455,11 @@ class LogUpkeep:
             segments=tuple(facts), epochs=epochs.to_bytes(), has_producers=len(producers) > 0
         )
         doomed = [segment.base_offset for segment in row.all[len(kept) :]]
-        if end.offset not in doomed:
-            doomed.append(end.offset)  # made by the append that failed, never part of the log
+        doomed += [base for base in self._stray_bases if base not in doomed]
         names = [segment.base_offset for segment in kept[-1:]] + doomed
         snapshot = producers.to_bytes() if len(producers) else None
         plan = plan._replace(state=state, producers=snapshot, indexes=())
-        return maintenance.seal_job(plan, doomed, names)
+        return noting_failed_sync(self._files, maintenance.seal_job(plan, doomed, names))
 
     def apply_seal(self) -> None:
         """Take over what `seal_at_durable_job` did; the log works again."""
@@ -476,6 +476,7 @@ class LogUpkeep:
             self._cache.drop_index(last)
         self._checkpointed_bytes = row.appended_bytes
         self._unflushed_since = self._since_flush_began = None
+        self._stray_bases.clear()
         self._is_broken = False
 
     # The end.
@@ -508,12 +509,13 @@ class LogUpkeep:
         summary_state = None
         if is_small:
             summary_state = state._replace(producers=producers, unchecked_bytes=unchecked_bytes)
-        return self._close(
+        closing = self._close(
             checkpoint if must_checkpoint else None,
             flush,
-            [path for _, path in self._doomed_files],
+            [*(path for _, path in self._doomed_files), *self._undead_files],
             LogSummary(state.end.offset, summary_state),
         )
+        return noting_failed_sync(self._files, closing)
 
     def _close(
         self,
@@ -526,7 +528,7 @@ class LogUpkeep:
             yield from maintenance.checkpoint_job(checkpoint)
         else:
             yield from maintenance.flush_job(flush)
-        yield from maintenance.unlink_job(self._files, doomed)
+        yield from maintenance.unlink_job(self._files, doomed, [])
         self.clean_summary = summary  # the one thing a job tells a log, which nobody uses any more
 
     def close_files(self) -> None:
