@@ -141,7 +141,7 @@ async def test_a_crash_is_one_exception_and_cancels_the_block(
     async def crash(_state: object) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr("trio_broker.broker.broker.keep_house", crash)
+    monkeypatch.setattr("trio_broker.broker.broker.shorten_offsets_logs", crash)
     with pytest.raises(BrokerCrashed) as failure:
         async with open_broker(config):
             await trio.sleep_forever()

@@ -16,7 +16,7 @@ import trio
 from trio_broker.broker.controller import open_controller
 from trio_broker.broker.group_coordinator import GroupCoordinator
 from trio_broker.broker.handlers.table import SERVED
-from trio_broker.broker.housekeeping import keep_house
+from trio_broker.broker.housekeeping import shorten_offsets_logs
 from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_listeners
 from trio_broker.broker.log_dir import open_log_dirs
 from trio_broker.broker.reaper import reap_forever
@@ -113,7 +113,7 @@ class BrokerTree:
         gate = ConnectionGate(network.connections_max, network.connections_per_address_max)
         async with trio.open_nursery() as background:
             background.start_soon(partial(reap_forever, state))
-            background.start_soon(partial(keep_house, state))
+            background.start_soon(partial(shorten_offsets_logs, state))
             async with trio.open_nursery() as connections:
                 state.connections = connections
                 with ExitStack() as sockets:

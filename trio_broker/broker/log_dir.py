@@ -169,7 +169,7 @@ class LogDir:
             name = paths.replica_name(topic_partition)
             try:
                 if topic_partition.topic_id in image.deletions:
-                    await self._lane.run(self._begin_deletion_job(topic_partition))
+                    await self._lane.run(self.begin_deletion_job(topic_partition))
                     self._deleted.append(name + paths.DELETED_SUFFIX)
                 else:
                     place = await self._lane.run(self.directory.quarantine_job(name))
@@ -179,7 +179,8 @@ class LogDir:
                 done = False
         return done
 
-    def _begin_deletion_job(self, topic_partition: TopicPartition) -> Job[None]:
+    def begin_deletion_job(self, topic_partition: TopicPartition) -> Job[None]:
+        """Give a replica's directory, whose files are closed, the name that marks it as deleted."""
         return rename_for_deletion_job(
             ReplicaFiles(
                 self._state.host.fs,
@@ -304,7 +305,7 @@ async def _open_log_dir(
             log_dir = LogDir(directory, state, lanes, cache)
             async with trio.open_nursery() as shards:
                 for shard in log_dir.shards:
-                    await shards.start(shard.run)
+                    await shards.start(shard.serve)
                 yield log_dir
                 await log_dir.close()
                 shards.cancel_scope.cancel()

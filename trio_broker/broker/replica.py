@@ -218,10 +218,18 @@ class Replica:
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            self.close_intake(self.closed_code)
-            self.state = ReplicaState.CLOSED
             self.release_log()
+            if self.state is ReplicaState.CLOSING:
+                self.state = ReplicaState.CLOSED
+            else:
+                self.go_offline("its shard has stopped")
             self._ended.set()
+
+    def prepare_restart(self) -> None:
+        """Make an offline replica whose task has ended ready for a new one."""
+        assert self.state is ReplicaState.OFFLINE
+        self.scope = trio.CancelScope()
+        self._ended = trio.Event()
 
     async def wait_ended(self) -> None:
         """Wait until the replica's task has ended."""

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.housekeeping import keep_house
 from trio_broker.broker.replica import Replica, ReplicaState
+from trio_broker.broker.supervise import Backoff
 from trio_broker.config import Durability
 from trio_broker.errors import (
     AppendFailed,
@@ -161,17 +163,33 @@ class Shard:
 
     # The task.
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Run the writer and the replicas' tasks until cancelled; refuse what is left."""
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run until cancelled; after a fault, run again, ever more slowly.
+
+        Between two runs the replicas of this shard are offline, and no others are concerned.
+        """
+        backoff = Backoff()
+        while True:
+            await self.log_dir.supervisor.absorb(
+                f"shard {self.name}", partial(self._run, task_status=task_status)
+            )
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep(backoff.next_seconds(trio.current_time()))
+
+    async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run the writer, the housekeeping and the replicas' tasks."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                for replica in list(self.replicas.values()):  # of an earlier run
+                    replica.prepare_restart()
+                    await nursery.start(self._live, replica)
+                    nursery.start_soon(self._reopen, replica)
+                nursery.start_soon(keep_house, self)
                 task_status.started()
                 await self._write_forever()
         finally:
             self._nursery = None
-            for replica in list(self.replicas.values()):
-                replica.close_intake(replica.closed_code)
 
     async def _write_forever(self) -> None:
         while True:
@@ -403,11 +421,14 @@ class Shard:
         await self._open(replica, opening)
 
     async def _live(self, replica: Replica, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.log_dir.supervisor.absorb(
-            f"replica {replica.topic.name}-{replica.partition}",
-            partial(replica.live, task_status=task_status),
-        )
-        self.replicas.pop(replica.topic_partition, None)
+        try:
+            await self.log_dir.supervisor.absorb(
+                f"replica {replica.topic.name}-{replica.partition}",
+                partial(replica.live, task_status=task_status),
+            )
+        finally:
+            if replica.state is ReplicaState.CLOSED:
+                self.replicas.pop(replica.topic_partition, None)
 
     async def _open(self, replica: Replica, opening: Opening) -> None:
         try:
@@ -431,8 +452,11 @@ class Shard:
     async def _revive(self, replica: Replica) -> None:
         """Try once more, later, to open an offline replica; a further failure comes back here."""
         await trio.sleep(replica.backoff.next_seconds(trio.current_time()))
-        if replica.state is ReplicaState.OFFLINE and not self.log_dir.is_failed:
-            async with self.changes:
+        await self._reopen(replica)
+
+    async def _reopen(self, replica: Replica) -> None:
+        async with self.changes:
+            if replica.state is ReplicaState.OFFLINE and not self.log_dir.is_failed:
                 replica.release_log()
                 await self._open(replica, self.log_dir.recovering)
 
@@ -440,13 +464,17 @@ class Shard:
         """Close replicas for good; when this returns no file of them is open.
 
         Raises:
-            StorageError, OSError: see `close_replicas`; the directories may still be in place.
+            StorageError, OSError: see `_close`; the directories may still be in place.
         """
-        await self.close_replicas(
-            replicas,
-            ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
-            lambda log: log.rename_for_deletion_job(),
-        )
+        for replica in replicas:
+            replica.close_intake(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+        async with self.changes:
+            for replica in replicas:
+                replica.release_log()
+            await self._close(
+                replicas,
+                [self.log_dir.begin_deletion_job(replica.topic_partition) for replica in replicas],
+            )
         self.log_dir.deletion_begun(replicas)
 
     async def close_all(self, summaries: dict[TopicPartition, LogSummary]) -> None:
@@ -460,42 +488,37 @@ class Shard:
                 if self._queue:
                     await self._commit(self._take())
         replicas = list(self.replicas.values())
-        logs = [replica.log for replica in replicas if replica.has_log]
-        try:
-            await self.close_replicas(
-                replicas, ErrorCode.NOT_LEADER_OR_FOLLOWER, lambda log: log.close_job()
-            )
-        finally:
-            for log in logs:
-                if log.clean_summary is not None:
-                    summaries[log.topic_partition] = log.clean_summary
+        for replica in replicas:
+            replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        async with self.changes:
+            logs = [replica.log for replica in replicas if replica.has_log]
+            try:
+                await self._close(replicas, [log.close_job() for log in logs])
+            finally:
+                for log in logs:
+                    if log.clean_summary is not None:
+                        summaries[log.topic_partition] = log.clean_summary
 
-    async def close_replicas(
-        self, replicas: Sequence[Replica], code: ErrorCode, ending: Callable[[Log], Job[None]]
-    ) -> None:
-        """Close replicas in order: intake, queued work, the commit in flight, files, task.
+    async def _close(self, replicas: Sequence[Replica], endings: Sequence[Job[None]]) -> None:
+        """Run the last jobs of logs, close their files, and wait for the replicas' tasks to end.
 
-        `ending` makes the last disk job of each log: an orderly close, or the rename that begins
-        its deletion. Requests for these replicas get `code` from the first moment on.
+        The caller holds `changes` and has closed the intake.
 
         Raises:
             StorageError, OSError: the last job of a log failed; every log is closed all the same.
 
-        Cancellation: intake is closed, but files may still be open; call again.
+        Cancellation: files are closed, but tasks may still be ending.
         """
-        for replica in replicas:
-            replica.close_intake(code)
-        async with self.changes:
-            logs = [replica.log for replica in replicas if replica.has_log]
-            try:
-                await self.lane.run(_in_turn([ending(log) for log in logs]))
-            finally:
-                for replica in replicas:
-                    self._unflushed.pop(replica, None)
-                    replica.release_log()
-                    replica.scope.cancel()
-        for replica in replicas:
-            await replica.wait_ended()
+        try:
+            await self.lane.run(_in_turn(endings))
+        finally:
+            for replica in replicas:
+                self._unflushed.pop(replica, None)
+                replica.release_log()
+                replica.scope.cancel()
+        if self._nursery is not None:
+            for replica in replicas:
+                await replica.wait_ended()
 
 
 def _in_turn(jobs: Sequence[Job[None]]) -> Job[None]:
