@@ -143,3 +143,51 @@ def demo(records: int, record_bytes: int, durability: str) -> None:
     except (TrioBrokerError, OSError) as error:
         click.echo(f"trio-broker demo: {error}", err=True)
         sys.exit(EXIT_CRASH)
+
+
+@command_line.group()
+def log() -> None:
+    """Read logs on disk, without a running broker. Changes nothing."""
+
+
+_LOG_PATH = click.argument("path", type=click.Path(exists=True, file_okay=False))
+
+
+@log.command("inspect")
+@_LOG_PATH
+@click.option("--batches", is_flag=True, help="List every batch.")
+@click.option("--records", is_flag=True, help="List every record under its batch.")
+@click.option("--from-offset", default=0, show_default=True, type=click.IntRange(min=0))
+def log_inspect(path: str, *, batches: bool, records: bool, from_offset: int) -> None:
+    """Describe the logs at or under PATH: a partition's directory, a log dir, or a data dir."""
+    from trio_broker.cli.log_tools import inspect_lines
+
+    lines = inspect_lines(path, batches=batches, records=records, from_offset=from_offset)
+    try:
+        for line in lines:
+            click.echo(line)
+    except (TrioBrokerError, OSError) as error:
+        click.echo(f"trio-broker log: {error}", err=True)
+        sys.exit(EXIT_CRASH)
+
+
+@log.command("verify")
+@_LOG_PATH
+def log_verify(path: str) -> None:
+    """Read every byte of the logs at or under PATH and tell what is wrong.
+
+    Findings are `damage` (below the last recovery point: the log will not open), `tail` (behind it:
+    after a crash the next start cuts it off) or `derived` (is rebuilt when needed). Exit code 1 if
+    there is damage or a tail that is not sound.
+    """
+    from trio_broker.cli.log_tools import verify_lines
+
+    found = False
+    try:
+        for line, is_bad in verify_lines(path):
+            click.echo(line)
+            found = found or is_bad
+    except (TrioBrokerError, OSError) as error:
+        click.echo(f"trio-broker log: {error}", err=True)
+        sys.exit(EXIT_CRASH)
+    sys.exit(EXIT_CRASH if found else 0)

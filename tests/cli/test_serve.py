@@ -1,0 +1,84 @@
+"""`trio-broker serve` as a process: what it announces, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+from tests.support.server import SERVE, running_server
+from trio_broker.client.connection import open_connection
+from trio_broker.wire.messages.metadata import MetadataRequest, MetadataResponse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_it_announces_where_it_listens_and_stops_with_0(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data") as server:
+        async with open_connection(server.host, server.port) as connection:
+            answer = await connection.request(MetadataRequest(topics=None), MetadataResponse)
+        assert [(broker.host, broker.port) for broker in answer.brokers] == [
+            (server.host, server.port)
+        ]
+    assert server.process.returncode == 0
+
+
+def test_sigint_stops_in_order_too(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data") as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert "SIGINT" in server.stderr()
+
+
+async def test_clients_are_told_the_advertised_address(tmp_path: Path) -> None:
+    options = ["--advertise", "broker.example:9092"]
+    with running_server(tmp_path / "data", listen="0.0.0.0:0", options=options) as server:
+        async with open_connection("127.0.0.1", server.port) as connection:
+            answer = await connection.request(MetadataRequest(topics=None), MetadataResponse)
+    assert [(broker.host, broker.port) for broker in answer.brokers] == [("broker.example", 9092)]
+
+
+def refused(data_dir: Path, *options: str) -> str:
+    """Start a server that must end by itself with exit code 1; return what it wrote to stderr."""
+    result = subprocess.run(
+        [*SERVE, "serve", "--data-dir", str(data_dir), *options],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_a_directory_in_use_is_refused_with_1(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data"):
+        said = refused(tmp_path / "data", "--listen", "127.0.0.1:0")
+    assert "cannot start" in said
+    assert str(tmp_path / "data") in said
+
+
+def test_a_port_in_use_is_refused_with_1(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert address in refused(tmp_path / "data", "--listen", address)
+
+
+def test_several_addresses_get_a_line_each(tmp_path: Path) -> None:
+    arguments = ["serve", "--data-dir", str(tmp_path / "data")]
+    arguments += ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = {process.stdout.readline() for _ in range(2)}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert len(lines) == 2
+    assert all(line.startswith("listening kafka://127.0.0.1:") for line in lines)
