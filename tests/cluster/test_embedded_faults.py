@@ -2,11 +2,15 @@
 
 The model is a list of states, one per commit. After a crash the store holds the state of the last
 commit it acknowledged, or of the one it was asked for at that moment; nothing else ever.
+
+Each run tries some of the operations, others with another seed; all of them take a minute:
+``SWEEP_EVERY_OPERATION=1 python -m pytest tests/cluster/test_embedded_faults.py``.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial
 
 import pytest
@@ -101,6 +105,8 @@ def count_operations() -> int:
 
 def points(seed: int, stride: int) -> list[int]:
     """Return operations to fail at: every `stride`-th, another residue with another seed."""
+    if "SWEEP_EVERY_OPERATION" in os.environ:
+        stride = 1
     return list(range(1 + seed % stride, count_operations() + 1, stride))
 
 
@@ -122,7 +128,7 @@ def test_a_crash_at_any_operation_loses_nothing_acknowledged(seed, power):
             await machine.run(workload.run)
         return lives
 
-    for operation in points(seed, 5):
+    for operation in points(seed, 11):
         result = simulate(partial(main, operation=operation), seed + operation)
         assert result.unwrap() == 3, f"operation {operation}"
 
@@ -145,7 +151,7 @@ def test_an_error_at_any_operation_is_told_and_loses_nothing(seed, error_number)
         machine = machine.power_on()
         await machine.run(workload.run)
 
-    for operation in points(seed, 7):
+    for operation in points(seed, 13):
         simulate(partial(main, operation=operation), seed + operation).unwrap()
 
 

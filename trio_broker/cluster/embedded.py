@@ -261,12 +261,15 @@ class EmbeddedStore:
     async def _write_snapshot(self) -> None:
         name = SnapshotName(self._table.revision, self._log.log_end_offset)
         entries = self._table.entries()
+        failure: SyncFailed | None = None
         try:
             await self._lane.run(write_snapshot(self._fs, self._directory, OWNER, name, entries))
         except SyncFailed as error:
+            failure = error
+        if failure is not None:
             # Only this file is in doubt, and nothing depends on it yet.
             await self._lane.run(remove_snapshots(self._fs, self._directory, [name]))
-            raise StorageError(f"snapshot {name}: {error}") from error
+            raise StorageError(f"snapshot {name}: {failure}") from failure
         self._snapshots.insert(0, name)
         self._journalled_bytes = 0
         self._must_cut = True
