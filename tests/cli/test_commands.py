@@ -1,4 +1,4 @@
-"""The command line as a process: what it prints where, and its exit codes."""
+"""The command line: what it prints where, and its exit codes."""
 
 from __future__ import annotations
 
@@ -7,37 +7,45 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner, Result
 
+from trio_broker import __version__
 from trio_broker.cli import main
+from trio_broker.cli.commands import command_line
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trio_broker", *arguments],
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command_line, arguments, prog_name="trio-broker")
+
+
+def test_it_runs_as_a_module() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "trio_broker", "--version"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+    assert (result.returncode, result.stdout) == (0, f"trio-broker, version {__version__}\n")
 
 
 def test_help_names_the_commands() -> None:
     result = run("--help")
-    assert result.returncode == 0
+    assert result.exit_code == 0
     for command in ("serve", "demo", "log"):
         assert command in result.stdout
 
 
 def test_settings_are_listed() -> None:
     result = run("serve", "-X", "list")
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert "network.connections_max=10000" in result.stdout
     assert "storage.durability=fsync" in result.stdout
 
 
 def test_configuration_mistakes_exit_with_2_and_say_all() -> None:
     result = run("serve", "--listen", "0.0.0.0:9092", "-X", "node_idd=1", "-X", "num_partitions=0")
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 3
     assert "did you mean 'node_id'?" in result.stderr
@@ -46,7 +54,7 @@ def test_configuration_mistakes_exit_with_2_and_say_all() -> None:
 
 def test_usage_mistakes_exit_with_2() -> None:
     result = run("serve", "--lisen", "127.0.0.1:0")
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "--listen" in result.stderr
 
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trio
+from click.testing import CliRunner, Result
 
 from trio_broker.broker.embed import open_broker
+from trio_broker.cli.commands import command_line
 from trio_broker.config import BrokerConfig
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trio_broker", "log", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command_line, ["log", *arguments])
 
 
 @pytest.fixture
@@ -40,7 +34,7 @@ async def write_orders(data_dir: str) -> None:
 
 def test_every_partition_is_described(data_dir: Path) -> None:
     result = run("inspect", str(data_dir))
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "orders-0  " in result.stdout
     assert "orders-1  " in result.stdout
     assert "offsets 0 to 1, 2 records in 2 batches" in result.stdout
@@ -58,7 +52,7 @@ def test_batches_and_records_are_listed_from_an_offset(data_dir: Path) -> None:
 
 def test_a_sound_log_verifies(data_dir: Path) -> None:
     result = run("verify", str(data_dir))
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert ", 0 with bytes that are not sound" in result.stdout
 
 
@@ -68,7 +62,7 @@ def test_a_flipped_byte_is_found(data_dir: Path) -> None:
     content[-10] ^= 1
     path.write_bytes(content)
     result = run("verify", str(data_dir))
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert f"{path}: at byte 0: CRC-32C" in result.stdout
     assert ", 1 with bytes that are not sound" in result.stdout
 
@@ -76,6 +70,6 @@ def test_a_flipped_byte_is_found(data_dir: Path) -> None:
 def test_a_folder_without_logs_is_told(tmp_path: Path) -> None:
     for command in ("inspect", "verify"):
         result = run(command, str(tmp_path))
-        assert result.returncode == 1
+        assert result.exit_code == 1
         assert "no replica's directory" in result.stderr
-    assert run("verify", str(tmp_path / "missing")).returncode == 2
+    assert run("verify", str(tmp_path / "missing")).exit_code == 2
