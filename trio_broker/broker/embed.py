@@ -257,7 +257,7 @@ async def open_broker(
         nonlocal crash
         try:
             await tree.run(task_status=task_status)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - becomes the cause of BrokerCrashed
             if not started:
                 raise
             crash = error
@@ -273,7 +273,7 @@ async def open_broker(
             try:
                 with body_scope:
                     yield Broker(tree)
-            except BaseException as error:  # noqa: BLE001 - kept, and raised again below
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - raised again below
                 outcome = error
             hard = isinstance(outcome, trio.Cancelled)
             tree.request_stop(within_seconds=HARD_STOP_SECONDS if hard else None)
