@@ -26,24 +26,27 @@ def test_a_stop_under_load_is_clean_and_the_next_start_scans_nothing(
     settings = {"log_dirs": ",".join(map(str, log_dirs))}
     site = Site(tmp_path / "data", tmp_path / "server.log", settings)
     server = site.start()
-    partitions = create_topics(site.bootstrap, ["alpha", "beta"], 8)
-    with running_load(Load(site.bootstrap, partitions)) as load:
-        for _ in range(2):
-            load.wait_for_acknowledged(10 * LOAD_MIN)
-            server.process.send_signal(stop_signal)
-            assert server.wait() == 0
-            for log_dir in log_dirs:
-                assert (log_dir / CLEAN_MARKER_NAME).exists()
-                assert log_size_bytes(log_dir) > 0
-            before = len(site.stderr_path.read_text())
-            server = site.start()
-            assert not any((log_dir / CLEAN_MARKER_NAME).exists() for log_dir in log_dirs)
-            scanned = scanned_bytes(site.stderr_path.read_text()[before:])
-            assert len(scanned) >= len(log_dirs)
-            assert sum(scanned) == 0
-    load.check_errors()
-    check(load.history, read_everything(site.bootstrap, partitions)).require_clean()
-    assert server.stop() == 0
+    try:
+        partitions = create_topics(site.bootstrap, ["alpha", "beta"], 8)
+        with running_load(Load(site.bootstrap, partitions)) as load:
+            for _ in range(2):
+                load.wait_for_acknowledged(10 * LOAD_MIN)
+                server.process.send_signal(stop_signal)
+                assert server.wait() == 0
+                for log_dir in log_dirs:
+                    assert (log_dir / CLEAN_MARKER_NAME).exists()
+                    assert log_size_bytes(log_dir) > 0
+                before = len(site.stderr_path.read_text())
+                server = site.start()
+                assert not any((log_dir / CLEAN_MARKER_NAME).exists() for log_dir in log_dirs)
+                scanned = scanned_bytes(site.stderr_path.read_text()[before:])
+                assert len(scanned) >= len(log_dirs)
+                assert sum(scanned) == 0
+        load.check_errors()
+        check(load.history, read_everything(site.bootstrap, partitions)).require_clean()
+        assert server.stop() == 0
+    finally:
+        server.kill()
 
 
 def test_a_start_after_a_crash_scans_only_what_is_past_the_recovery_points(

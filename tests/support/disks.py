@@ -100,7 +100,13 @@ def loop_disk(
         yield disk
     finally:
         if disk.is_mounted:
-            disk.unmount()
+            try:
+                disk.unmount()
+            except AssertionError:
+                # Somebody still has files open there. Take it out of everybody's way at least:
+                # a mount that stays behind would trip whoever tidies up this directory.
+                _run("umount", "--lazy", str(mount_point))
+                raise
         image.unlink()
 
 
