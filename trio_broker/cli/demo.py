@@ -41,7 +41,10 @@ async def run_demo(record_count: int, record_bytes: int, durability: str) -> Non
         )
         started = trio.current_time()
         async with open_broker(config) as broker:
-            print(f"broker    started in {_ms_since(started)}, listens on {broker.bootstrap}")
+            print(
+                f"broker    started in {_ms_since(started)} with its data in {directory}, "
+                f"listens on {broker.bootstrap}"
+            )
             host, port = broker.listeners[0]
             async with open_connection(host, port) as connection:
                 await _drive(connection, record_count, record_bytes, durability)

@@ -20,9 +20,15 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         from rich.console import Console
         from rich.progress import Progress
 
-        with Progress(console=Console(stderr=True), transient=True) as bars:
+        # Drawn when there is something new: a refresh of its own would need a thread.
+        with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
             task = bars.add_task(title, total=total)
-            yield lambda count: bars.advance(task, count)
+
+            def advance(count: int) -> None:
+                bars.advance(task, count)
+                bars.refresh()
+
+            yield advance
         return
     print(f"{title} ...", file=sys.stderr, flush=True)
     yield lambda _count: None
