@@ -1,4 +1,4 @@
-"""What the tests of storage share: a bench that drives one log on a real directory."""
+"""What the tests of storage share: a bench that drives one log, on a real or a simulated disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.storage.bench import Bench
 from trio_broker.host.file_system import RealFileSystem
+from trio_broker.testing.sim.disk import SimFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,4 +21,19 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     log_dir = tmp_path / "logs"
     log_dir.mkdir()
     with Bench(RealFileSystem(), str(log_dir)) as made:
+        yield made
+
+
+@pytest.fixture
+def disk() -> SimFileSystem:
+    """A simulated disk without faults, with an empty log dir."""
+    fs = SimFileSystem(1)
+    fs.prepare_directory("/logs")
+    return fs
+
+
+@pytest.fixture
+def sim_bench(disk: SimFileSystem) -> Iterator[Bench]:
+    """The same as `bench` on the simulated disk."""
+    with Bench(disk, "/logs") as made:
         yield made

@@ -127,8 +127,8 @@ class LogRun:
         for attempt in range(30):
             try:
                 self.bench.open(self.summary)
-            except CorruptLog:
-                self.accept_loss()
+            except CorruptLog as error:
+                self.accept_loss(error)
             except (StorageError, OSError):
                 if attempt == 20:
                     self.fs.faults = DiskFaults()
@@ -138,11 +138,11 @@ class LogRun:
                 return
         raise AssertionError("the log does not open")
 
-    def accept_loss(self) -> None:
+    def accept_loss(self, error: CorruptLog) -> None:
         """Do what an operator does, where the mode allows that acknowledged records are lost."""
         note = f"{self.bench.directory}/{paths.SYNC_FAILED_NAME}"
         if self.durability is Durability.FSYNC or self.fs.stat(note) is None:
-            raise
+            raise error
         with_faults, self.fs.faults = self.fs.faults, DiskFaults()
         self.fs.open(
             f"{self.bench.directory}/{paths.ACCEPT_LOSS_NAME}", "operator", create=True
@@ -153,6 +153,9 @@ class LogRun:
     def crash(self, *, power_cut: bool) -> None:
         """Lose power or be killed, start again, and check what is there."""
         self.crashes += 1
+        # A disk that refused even the note of a failed fsync does not work again before it has
+        # been mounted anew, which empties the cache as a power cut does.
+        power_cut = power_cut or self._note_is_missing()
         self.bench.crash()
         self.fs = self.fs.crash() if power_cut else self.fs.restart()
         self.summary = None
@@ -163,6 +166,11 @@ class LogRun:
         self.loss_accepted = False
         self.check(lossy=lossy)
         self.fs.faults = faults
+
+    def _note_is_missing(self) -> bool:
+        tree = self.fs.tree() if self.fs.alive else {}
+        is_broken = self.bench._log is not None and self.bench.log.is_broken
+        return is_broken and f"{self.bench.directory}/{paths.SYNC_FAILED_NAME}" not in tree
 
     def check(self, *, lossy: bool = False) -> None:
         log = self.bench.log

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trio_broker.host import jobs
 from trio_broker.storage import paths
+from trio_broker.storage.files import read_derived
 from trio_broker.storage.segment import LogPoint, Segment, SegmentFacts
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def write_checkpoint(files: ReplicaFiles, state: LogState) -> Job[None]:
 def read_checkpoint(files: ReplicaFiles) -> Job[LogState | None]:
     """Return a replica's checkpoint, or None if it is missing or damaged."""
     path = files.path(paths.CHECKPOINT_NAME)
-    payload = yield from jobs.read_small_file(files.fs, path, files.owner)
+    payload = yield from read_derived(files.fs, path, files.owner)
     if payload is None:
         return None
     try:
@@ -163,4 +164,4 @@ def write_snapshot(files: ReplicaFiles, offset: int, producers: bytes) -> Job[No
 def read_snapshot(files: ReplicaFiles, offset: int) -> Job[bytes | None]:
     """Return the producer state at an offset, or None if it is missing or damaged."""
     path = files.path(paths.offset_name(offset, paths.SNAPSHOT_SUFFIX))
-    return (yield from jobs.read_small_file(files.fs, path, files.owner))
+    return (yield from read_derived(files.fs, path, files.owner))

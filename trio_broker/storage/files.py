@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from trio_broker.errors import StorageError, SyncFailed
+from trio_broker.errors import FormatTooNew, StorageError, SyncFailed
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 
@@ -44,6 +44,18 @@ class ReplicaFiles(NamedTuple):
     def parent(self) -> str:
         """The log dir."""
         return self.directory.rpartition("/")[0] or "."
+
+
+def read_derived(fs: FileSystem, path: str, owner: str) -> Job[bytes | None]:
+    """Return the content of a small file that can be done without; None if it is not sound.
+
+    A newer version of its frame counts as damage here: the log dir itself says which versions may
+    touch it, so more likely a bit has flipped.
+    """
+    try:
+        return (yield from jobs.read_small_file(fs, path, owner))
+    except FormatTooNew:
+        return None
 
 
 def sync_segments(

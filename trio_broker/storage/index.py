@@ -20,6 +20,7 @@ from trio_broker.errors import CorruptLog
 from trio_broker.host import jobs
 from trio_broker.records.batch import LENGTH_MIN, LOG_OVERHEAD_BYTES, NO_TIMESTAMP
 from trio_broker.storage import paths
+from trio_broker.storage.files import read_derived
 
 if TYPE_CHECKING:
     from trio_broker.host.interface import File, FileSystem, Job
@@ -198,9 +199,9 @@ def read_index_files(
     One that covers more than `size_bytes`, the size of the segment, is of bytes cut off since.
     """
     offset_path, time_path = index_paths(directory, base_offset)
-    offset_payload = yield from jobs.read_small_file(fs, offset_path, owner)
+    offset_payload = yield from read_derived(fs, offset_path, owner)
     if offset_payload is not None:
-        time_payload = yield from jobs.read_small_file(fs, time_path, owner)
+        time_payload = yield from read_derived(fs, time_path, owner)
         if time_payload is not None:
             index = SegmentIndex.from_payloads(base_offset, offset_payload, time_payload)
             if index is not None and index.covered_bytes <= size_bytes:

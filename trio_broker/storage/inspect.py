@@ -10,13 +10,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trio_broker.host import jobs
 from trio_broker.host.jobs import run_inline
 from trio_broker.records.batch import HEADER_BYTES, LENGTH_MIN, BatchHeader, read_header
 from trio_broker.records.validation import check_stored
 from trio_broker.storage import paths
 from trio_broker.storage.checkpoint import read_checkpoint, read_snapshot
-from trio_broker.storage.files import ReplicaFiles
+from trio_broker.storage.files import ReplicaFiles, read_derived
 from trio_broker.storage.index import SegmentIndex, index_paths
 from trio_broker.storage.replica_directory import read_partition_metadata
 
@@ -309,9 +308,7 @@ def _index(fs: FileSystem, directory: str, base_offset: int) -> tuple[SegmentInd
     offset_path, time_path = index_paths(directory, base_offset)
     if fs.stat(offset_path) is None and fs.stat(time_path) is None:
         return None, "missing"
-    payloads = [
-        run_inline(jobs.read_small_file(fs, path, OWNER)) for path in (offset_path, time_path)
-    ]
+    payloads = [run_inline(read_derived(fs, path, OWNER)) for path in (offset_path, time_path)]
     if payloads[0] is None or payloads[1] is None:
         return None, "damaged"
     index = SegmentIndex.from_payloads(base_offset, payloads[0], payloads[1])

@@ -18,7 +18,7 @@ from trio_broker.errors import ConfigError, CorruptLog, FormatTooNew
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.checkpoint import decode_summaries, encode_summaries
-from trio_broker.storage.files import unlink_if_there
+from trio_broker.storage.files import read_derived, unlink_if_there
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -194,7 +194,7 @@ def _open_locked(
 def _take_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSummary] | None]:
     """Read the clean marker and remove it, durably."""
     marker = f"{path}/{paths.CLEAN_MARKER_NAME}"
-    payload = yield from jobs.read_small_file(fs, marker, _owner(path))
+    payload = yield from read_derived(fs, marker, _owner(path))
     yield from unlink_if_there(fs, marker)
     yield from jobs.sync_directory(fs, path)
     if payload is None:
