@@ -65,7 +65,7 @@ def test_truncated_and_mutated_messages(message_type: type[Message], seed: int) 
             for bomb in HUGE:
                 survives(decode, encoded[:position] + bomb + encoded[position + 4 :])
         if len(encoded) < 2000:
-            assert not survives(decode, encoded + b"\x00")
+            assert survives(decode, encoded + b"\x00")  # librdkafka sends bytes behind some
 
 
 @pytest.mark.parametrize(

@@ -229,8 +229,8 @@ def _parse_flexible(frame: memoryview, offset: int, version: int) -> FetchReques
             replica_id, replica_epoch = replica
     else:
         offset += 1
-    if offset != end:
-        fail_end(offset, end)
+    if offset > end:
+        fail_end()
     return FetchRequest(
         replica_id,
         max_wait_ms,
@@ -392,8 +392,8 @@ def _parse_older(frame: memoryview, offset: int, version: int) -> FetchRequest:
     rack_id = ""
     if version >= 11:
         rack_id, offset = _string(frame, offset)
-    if offset != end:
-        fail_end(offset, end)
+    if offset > end:
+        fail_end()
     return FetchRequest(
         replica_id,
         max_wait_ms,

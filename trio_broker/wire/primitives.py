@@ -111,10 +111,12 @@ def fail_length(length: int) -> NoReturn:
     raise ProtocolError(f"the length {length} is not legal for its field")
 
 
-def fail_end(offset: int, end: int) -> NoReturn:
-    """Refuse a message that does not end where its frame does."""
-    if offset < end:
-        raise ProtocolError(f"{end - offset} bytes follow the message inside its frame")
+def fail_end() -> NoReturn:
+    """Refuse a message that goes on behind the end of its frame.
+
+    Bytes behind a message are ignored, as Apache Kafka does: librdkafka sends some behind its
+    Metadata requests of version 13.
+    """
     raise ProtocolError("the frame ends inside a field")
 
 

@@ -177,8 +177,8 @@ def _parse_flexible(frame: memoryview, offset: int, *, with_topic_ids: bool) -> 
         offset, _ = skip_tagged_fields(frame, offset, budget)
     else:
         offset += 1
-    if offset != end:
-        fail_end(offset, end)
+    if offset > end:
+        fail_end()
     return ProduceRequest(transactional_id, acks, timeout_ms, topics)
 
 
@@ -269,8 +269,8 @@ def _parse_older(frame: memoryview, offset: int) -> ProduceRequest:
             else:
                 fail_length(size)
         topics.append(ProduceTopic(name, None, partitions))
-    if offset != end:
-        fail_end(offset, end)
+    if offset > end:
+        fail_end()
     return ProduceRequest(transactional_id, acks, timeout_ms, topics)
 
 
