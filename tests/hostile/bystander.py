@@ -35,8 +35,9 @@ class Bystander:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start working."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        """Connect, then start working."""
+        connection = RawConnection.open(self.address)
+        self._thread = threading.Thread(target=self._run, args=(connection,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,9 +62,9 @@ class Bystander:
         )
         self.check()
 
-    def _run(self) -> None:
+    def _run(self, connection: RawConnection) -> None:
         try:
-            with RawConnection.open(self.address) as connection:
+            with connection:
                 while not self._stopping.is_set():
                     began = time.perf_counter()
                     self._round(connection)

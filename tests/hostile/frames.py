@@ -105,14 +105,20 @@ def legal_requests(offered: dict[int, tuple[int, int]]) -> Iterator[LegalRequest
             yield legal_request(key, version)
 
 
+def ends_of_each_api(
+    offered: dict[int, tuple[int, int]],
+) -> list[tuple[LegalRequest, LegalRequest]]:
+    """Return for each API its oldest version and its newest, which may be one and the same."""
+    ends: dict[int, tuple[LegalRequest, LegalRequest]] = {}
+    for request in legal_requests(offered):
+        oldest, _ = ends.get(request.api_key, (request, request))
+        ends[request.api_key] = (oldest, request)
+    return list(ends.values())
+
+
 def newest_and_oldest(offered: dict[int, tuple[int, int]]) -> list[LegalRequest]:
     """Return two requests for each API: its oldest version and its newest."""
-    requests = list(legal_requests(offered))
-    ends = {}
-    for request in requests:
-        first, _ = ends.get(request.api_key, (request, request))
-        ends[request.api_key] = (first, request)
-    return [request for pair in ends.values() for request in dict.fromkeys(pair)]
+    return [request for pair in ends_of_each_api(offered) for request in dict.fromkeys(pair)]
 
 
 @functools.cache

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hostile.conftest import Target
-from tests.hostile.frames import legal_request, newest_and_oldest
+from tests.hostile.frames import ends_of_each_api, legal_request, newest_and_oldest
 from tests.support.kafka_bytes import (
     API_VERSIONS,
     FETCH,
@@ -22,6 +21,7 @@ from tests.support.kafka_bytes import (
     compact_string,
     frame,
     header,
+    int16,
     int32,
     tags,
 )
@@ -86,23 +86,22 @@ def test_unknown_api_keys_close_the_connection(target: Target, api_key: int) -> 
 def test_unsupported_versions_close_the_connection(
     target: Target, offered: dict[int, tuple[int, int]]
 ) -> None:
-    for api_key, (_, highest) in offered.items():
-        if api_key == API_VERSIONS:
+    """Even where the bytes would make sense as the version next to it.
+
+    Produce 0 to 2 is offered all the same, and not served, as Kafka does: librdkafka before 2.11
+    does not compress otherwise (KAFKA-18659).
+    """
+    for oldest, newest in ends_of_each_api(offered):
+        if oldest.api_key == API_VERSIONS:
             continue
-        for version in (-1, highest + 1, 32767):
-            with target.connect() as connection:
-                connection.send(frame(header(api_key, version, header_tags=tags()) + bytes(40)))
-                assert connection.receive() is None, f"api {api_key} version {version}"
-
-
-@pytest.mark.parametrize("version", [0, 1, 2])
-def test_produce_versions_offered_only_for_old_librdkafka_are_not_served(
-    target: Target, version: int
-) -> None:
-    """Kafka offers 0 because librdkafka before 2.11 does not compress otherwise (KAFKA-18659)."""
-    with target.connect() as connection:
-        connection.send(frame(header(PRODUCE, version) + struct.pack(">hii", -1, 1000, 0)))
-        assert_closed(connection)
+        older = [version for version in (-1, -32768, *range(3)) if version < oldest.version]
+        newer = [newest.version + 1, 32767]
+        for request, versions in ((oldest, older), (newest, newer)):
+            for version in versions:
+                content = request.content[:2] + int16(version) + request.content[4:]
+                with target.connect() as connection:
+                    connection.send(frame(content))
+                    assert connection.receive() is None, f"{request} as version {version}"
 
 
 @pytest.mark.parametrize("version", [5, 99, 32767, -1])
