@@ -1,1 +1,1 @@
-"""How fast, how light: ``python -m tests.benchmarks``. See docs/how-to/benchmarks.md."""
+"""How fast, how light: ``python -m tests.benchmarks``. See docs/how-to/run-the-benchmarks.md."""

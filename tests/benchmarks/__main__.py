@@ -21,7 +21,7 @@ from tests.benchmarks.cells import (
     run_one_at_a_time,
     run_twin,
 )
-from tests.benchmarks.report import markdown, summarise, write
+from tests.benchmarks.report import limits, markdown, summarise, write
 
 _QUICK_SHARE = 0.2
 #: What librdkafka's requests come to if no contender ran before the twin to tell.
@@ -72,11 +72,11 @@ def main() -> None:
         rounds=options.rounds or (1 if options.quick else 3),
         directory=options.directory,
     )
-    facts: list[footprint.Fact] = []
+    summaries = summarise(rows)
+    facts = limits(summaries)
     if not options.without_footprint:
         with tempfile.TemporaryDirectory(dir=options.directory) as directory:
             facts += footprint.facts(Path(directory), quick=options.quick)
-    summaries = summarise(rows)
     write(options.output, rows, summaries, facts)
     print(markdown(summaries, facts))
     print(f"every measurement: {options.output / 'results.json'}")

@@ -14,7 +14,7 @@ from tests.faults.load import create_topics
 from tests.faults.restart import restart_after_kill, timed_start
 from tests.faults.rounds import Site
 from tests.support.processes import MIB
-from tests.support.server import Server, start_server
+from tests.support.server import Server, running_server
 from tests.support.waiting import pause
 
 IDLE_RSS_MAX_BYTES = 60 * MIB
@@ -65,22 +65,16 @@ def make_partitions(bootstrap: str) -> None:
 
 def idle_server(directory: Path, *, seconds: float) -> Idle:
     """Measure a server that has never been used."""
-    server = start_server(directory / "data")
-    try:
+    with running_server(directory / "data") as server:
         AdminClient({"bootstrap.servers": server.bootstrap}).list_topics(timeout=30)
         return watch_idle(server, seconds=seconds)
-    finally:
-        server.stop()
 
 
 def idle_partitions(directory: Path, *, seconds: float) -> Idle:
     """Measure a server with many partitions, all used once, that may open few descriptors."""
-    server = start_server(directory / "data", descriptors_max=DESCRIPTORS_MAX)
-    try:
+    with running_server(directory / "data", descriptors_max=DESCRIPTORS_MAX) as server:
         make_partitions(server.bootstrap)
         return watch_idle(server, seconds=seconds)
-    finally:
-        server.stop()
 
 
 def facts(directory: Path, *, quick: bool) -> Iterator[Fact]:
@@ -121,12 +115,12 @@ def _start_and_stop(directory: Path) -> Iterator[Fact]:
     site = Site(directory / "data", directory / "server.log")
     server = site.start()
     yield "empty start: listening after", f"{server.started_seconds:.2f} s", ""
-    seconds, _ = _timed(server.stop)
+    seconds = _timed(server.stop)
     yield "idle stop", f"{seconds:.2f} s", ""
     server = site.start()
-    seconds, _ = _timed(lambda: make_partitions(site.bootstrap))
+    seconds = _timed(lambda: make_partitions(site.bootstrap))
     yield f"creating and using {PARTITIONS:,} partitions", f"{seconds:.2f} s", ""
-    seconds, _ = _timed(server.stop)
+    seconds = _timed(server.stop)
     yield f"stop with {PARTITIONS:,} partitions", f"{seconds:.2f} s", ""
     server, restart = timed_start(site)
     server.stop()
@@ -137,7 +131,7 @@ def _start_and_stop(directory: Path) -> Iterator[Fact]:
     )
 
 
-def _timed(action: Callable[[], object]) -> tuple[float, object]:
+def _timed(action: Callable[[], object]) -> float:
     began = time.perf_counter()
-    result = action()
-    return time.perf_counter() - began, result
+    action()
+    return time.perf_counter() - began

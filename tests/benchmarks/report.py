@@ -16,6 +16,10 @@ from tests.benchmarks.cells import TWIN, Row
 
 #: A yardstick that varies more than this between rounds makes the run noisy.
 NOISY_SPREAD = 0.30
+#: Least MB per server CPU second, as a share of the twin's, with fsync before each acknowledgement.
+SHARE_MIN = 0.30
+#: Most memory after a gigabyte has passed through.
+RSS_MAX_MIB = 80
 _THROUGHPUT_HEAD = (
     "| load | system | durability | server CPU µs per record | MB per server CPU s"
     " | share of the twin | records/s | MB/s | request KB | RSS MiB before → after |"
@@ -90,6 +94,25 @@ def _summary(group: Sequence[Row], rows: Sequence[Row]) -> Summary:
             key: statistics.median(row.latency_ms[key] for row in group) for key in first.latency_ms
         },
     )
+
+
+def limits(summaries: Sequence[Summary]) -> list[tuple[str, str, str]]:
+    """Return what the throughput cells promise: name, worst value measured, limit."""
+    large = [s for s in summaries if s.cell.startswith("1 KiB") and s.system == "trio-broker"]
+    shares = [
+        s.share_of_twin
+        for s in large
+        if (s.action, s.durability) == ("produce", "fsync") and s.share_of_twin is not None
+    ]
+    rows = []
+    if shares:
+        name = "1 KiB produced in fsync mode: smallest share of the twin"
+        rows.append((name, f"{min(shares):.2f}", f"at least {SHARE_MIN}"))
+    if large:
+        name = "1 KiB cells: most memory afterwards"
+        most = max(s.rss_after_mib for s in large)
+        rows.append((name, f"{most:.1f} MiB", f"{RSS_MAX_MIB} MiB"))
+    return rows
 
 
 def machine() -> dict[str, Any]:
