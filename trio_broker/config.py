@@ -251,6 +251,28 @@ class GroupConfig:
     offsets_topic_segment_bytes: int = _bounded(
         100 * MIB, KIB, INT32_MAX, help="segment size of __consumer_offsets"
     )
+    initial_rebalance_delay_ms: int = _bounded(
+        3_000, 0, 600_000, help="the first members of an empty group wait this long for others"
+    )
+    session_timeout_min_ms: int = _bounded(
+        6_000, 1, INT32_MAX, help="shortest session timeout a member may ask for"
+    )
+    session_timeout_max_ms: int = _bounded(
+        1_800_000, 1, INT32_MAX, help="longest session timeout a member may ask for"
+    )
+    group_size_max: int = _bounded(500, 1, 100_000, help="members of one group")
+    member_metadata_bytes_max: int = _bounded(
+        64 * KIB, 256, 16 * MIB, help="what one member says of itself when it joins"
+    )
+    membership_bytes_max: int = _bounded(
+        256 * MIB, 64 * KIB, INT64_MAX, help="metadata and assignments of all members, in all"
+    )
+    offsets_retention_ms: int = _bounded(
+        7 * DAY_MS, 1, INT64_MAX, help="keep committed offsets of groups without members this long"
+    )
+    offsets_retention_check_interval_ms: int = _bounded(
+        600_000, 1, INT64_MAX, help="look for expired offsets this often"
+    )
 
 
 @frozen(kw_only=True)
@@ -284,6 +306,9 @@ class BrokerConfig:
     def __attrs_post_init__(self) -> None:
         """Refuse values outside their limits, all at once."""
         faults = _check_fields(self)
+        group = self.group
+        if not faults and group.session_timeout_min_ms > group.session_timeout_max_ms:
+            faults.append("group.session_timeout_min_ms must not exceed session_timeout_max_ms")
         faults += [fault for text in self.listeners if (fault := _address_fault("listeners", text))]
         if self.advertised and (fault := _address_fault("advertised", self.advertised)):
             faults.append(fault)
