@@ -67,6 +67,7 @@ class Bench:
         self.fs = fs
         self.log_dir = log_dir
         self.directory = f"{log_dir}/{paths.replica_name(TOPIC_PARTITION)}"
+        self.topic_name = TopicName("orders")
         self.cache = SegmentCache(files_max)
         self.config = TopicConfig()
         self.durability = Durability.FSYNC
@@ -92,7 +93,7 @@ class Bench:
             self.fs,
             self.directory,
             topic_partition=TOPIC_PARTITION,
-            topic_name=TopicName("orders"),
+            topic_name=self.topic_name,
             config=self.config,
             durability=self.durability,
             settings=self.settings,

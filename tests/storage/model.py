@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trio_broker.storage.checkpoint import LogSummary
 
 PRODUCER_ID = 7
-SMALL = TopicConfig(segment_bytes=1024, index_interval_bytes=200, file_delete_delay_ms=0)
+SMALL = TopicConfig(segment_bytes=2500, index_interval_bytes=400, file_delete_delay_ms=0)
 
 
 class LogModel:
@@ -65,7 +65,7 @@ class LogModel:
 
 
 class LogRun:
-    """One seeded run."""
+    """One seeded run; with `sudden`, the machine also dies in the middle of operations."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class LogRun:
         durability: Durability = Durability.FSYNC,
         faults: DiskFaults | None = None,
         steps: int = 40,
+        sudden: bool = True,
     ) -> None:
         self.random = random.Random(seed)
         self.durability = durability
@@ -81,11 +82,13 @@ class LogRun:
         self.fs.prepare_directory("/logs")
         self.model = LogModel()
         self.steps = steps
+        self.sudden = sudden
         self.now_ms = 1_700_000_000_000
         self.unsent: list[tuple[int, bytes]] = []  # sequence, value
         self.next_sequence = 0
         self.summary: LogSummary | None = None
         self.bench = self._new_bench()
+        self.operation_counts: list[int] = []
         self.acknowledged = 0
         self.crashes = 0
         self.loss_accepted = False
@@ -94,7 +97,7 @@ class LogRun:
         bench = Bench(self.fs, "/logs", files_max=2)
         bench.config = SMALL
         bench.durability = self.durability
-        bench.settings = evolve(bench.settings, recovery_point_bytes=3000)
+        bench.settings = evolve(bench.settings, recovery_point_bytes=7000)
         bench.now_ms = self.now_ms
         return bench
 
@@ -102,11 +105,21 @@ class LogRun:
         """Work, crash when the disk says so, recover, and check; at last without faults."""
         try:
             self.open()
-            for _ in range(self.steps):
-                self.step()
         except NodeDead:
-            self.crash(power_cut=True)
+            self.crash()
+        for _ in range(self.steps):
+            if self.sudden and self.random.random() < 0.2:
+                self.die_soon(40)
+            try:
+                self.step()
+            except NodeDead:
+                self.crash()
         self.quiet()
+
+    def die_soon(self, operations: int) -> None:
+        """Let the machine die in the middle of one of the next operations."""
+        at = self.fs.operation_count + self.random.randrange(1, operations)
+        self.fs.faults = evolve(self.fs.faults, crash_at=at)
 
     def quiet(self) -> None:
         """End: no more faults; everything sent must become acknowledged."""
@@ -150,22 +163,41 @@ class LogRun:
         self.fs.faults = with_faults
         self.loss_accepted = True
 
-    def crash(self, *, power_cut: bool) -> None:
+    def crash(self, *, power_cut: bool | None = None) -> None:
         """Lose power or be killed, start again, and check what is there."""
         self.crashes += 1
+        if power_cut is None:
+            power_cut = self.random.random() < 0.6
         # A disk that refused even the note of a failed fsync does not work again before it has
         # been mounted anew, which empties the cache as a power cut does.
         power_cut = power_cut or self._note_is_missing()
         self.bench.crash()
-        self.fs = self.fs.crash() if power_cut else self.fs.restart()
-        self.summary = None
-        self.bench = self._new_bench()
-        faults, self.fs.faults = self.fs.faults, DiskFaults()
-        self.open()
+        self.operation_counts.append(self.fs.operation_count)
+        faults = evolve(self.fs.faults, crash_at=None, fail_at=None, fail_from=None)
+        self.restart(power_cut=power_cut)
+        if self.sudden and self.random.random() < 0.3:
+            again = self.random.random() < 0.5
+            self.die_soon(25)
+            try:
+                self.open()
+            except NodeDead:
+                self.bench.crash()
+                power_cut = power_cut or again
+                self.restart(power_cut=again)
+            self.fs.faults = DiskFaults()
+        if self.bench._log is None:
+            self.open()
         lossy = self.durability is not Durability.FSYNC and (power_cut or self.loss_accepted)
         self.loss_accepted = False
         self.check(lossy=lossy)
         self.fs.faults = faults
+
+    def restart(self, *, power_cut: bool) -> None:
+        """Start a new process on what is left."""
+        self.fs = self.fs.crash() if power_cut else self.fs.restart()
+        self.fs.faults = DiskFaults()
+        self.summary = None
+        self.bench = self._new_bench()
 
     def _note_is_missing(self) -> bool:
         tree = self.fs.tree() if self.fs.alive else {}
@@ -190,6 +222,7 @@ class LogRun:
     # Work.
 
     def step(self) -> None:
+        """Do one thing."""
         choice = self.random.random()
         if choice < 0.72:
             self.append()
@@ -217,7 +250,7 @@ class LogRun:
 
     def append(self) -> None:
         for _ in range(self.random.randrange(1, 4)):
-            value = b"%06d" % self.random.randrange(10**6) + b"." * self.random.randrange(300)
+            value = b"%06d" % self.random.randrange(10**6) + b"." * self.random.randrange(900)
             self.unsent.append((self.next_sequence, b"%d:" % self.next_sequence + value))
             self.next_sequence += 1
         sent = self.unsent[:5]
@@ -281,7 +314,7 @@ class LogRun:
 
     def retain(self) -> None:
         log = self.bench.log
-        log.config = evolve(SMALL, retention_bytes=self.random.choice([-1, 0, 2000, 4000]))
+        log.config = evolve(SMALL, retention_bytes=self.random.choice([-1, 0, 4000, 8000]))
         plan = log.plan_deletion(self.now_ms)
         if plan is None:
             return

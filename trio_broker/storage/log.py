@@ -138,8 +138,8 @@ class Log(LogUpkeep):
         """
         assert plan.state is AppendState.DONE or not plan.writes
         self._let_go(plan)
-        if not plan.writes:
-            return
+        if not plan.writes or self._is_closed:
+            return  # stored all the same, but nobody looks at a closed log any more
         assert plan.is_synced or not synced
         row = self._row
         if not plan.is_synced:

@@ -1,0 +1,238 @@
+"""Which segments go when, and that they go whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.storage.bench import NOW_MS, Bench, batch
+from trio_broker.config import TopicConfig
+from trio_broker.errors import AppendFailed
+from trio_broker.host.jobs import run_inline
+from trio_broker.storage import paths
+from trio_broker.storage.retention import (
+    FUTURE_MS_MAX,
+    RetainedSegment,
+    newest_ms,
+    segments_to_delete,
+)
+from trio_broker.testing.sim.disk import SimFileSystem
+from trio_broker.testing.sim.faults import DiskFaults
+
+KEEP = {"retention_ms": -1, "retention_bytes": -1, "log_start_offset": 0}
+
+
+def count(segments: list[RetainedSegment], **options: int) -> int:
+    options = KEEP | {"upper_offset": 1 << 62, "now_ms": NOW_MS} | options
+    return segments_to_delete(segments, **options)
+
+
+def three(*ages_ms: int) -> list[RetainedSegment]:
+    return [
+        RetainedSegment(10 * (number + 1), 100, NOW_MS - age, NOW_MS)
+        for number, age in enumerate(ages_ms or (300, 200, 100))
+    ]
+
+
+def test_nothing_goes_without_a_limit() -> None:
+    assert count(three()) == 0
+
+
+def test_by_age_of_the_newest_record() -> None:
+    assert [count(three(), retention_ms=limit) for limit in (300, 299, 200, 150, 99, 0)] == [
+        0, 1, 1, 2, 3, 3,
+    ]  # fmt: skip
+
+
+def test_the_oldest_goes_first_even_if_a_later_one_is_older() -> None:
+    assert count(three(100, 300, 300), retention_ms=200) == 0
+
+
+def test_by_size_at_least_the_limit_stays() -> None:
+    assert [count(three(), retention_bytes=limit) for limit in (300, 250, 200, 199, 100, 0)] == [
+        0, 0, 1, 1, 2, 3,
+    ]  # fmt: skip
+
+
+def test_what_lies_below_the_start_offset_goes() -> None:
+    assert [count(three(), log_start_offset=offset) for offset in (0, 9, 10, 25, 30)] == [
+        0, 0, 1, 2, 3,
+    ]  # fmt: skip
+
+
+def test_nothing_goes_above_the_high_watermark() -> None:
+    assert [count(three(), retention_ms=0, upper_offset=offset) for offset in (9, 10, 29, 30)] == [
+        0, 1, 2, 3,
+    ]  # fmt: skip
+
+
+def test_a_timestamp_far_in_the_future_does_not_keep_a_segment() -> None:
+    segment = RetainedSegment(10, 100, NOW_MS + FUTURE_MS_MAX + 1, NOW_MS - 500)
+    assert newest_ms(segment, NOW_MS) == NOW_MS - 500
+    assert count([segment], retention_ms=499) == 1
+    near = segment._replace(max_timestamp=NOW_MS + FUTURE_MS_MAX)
+    assert count([near], retention_ms=0) == 0
+
+
+def test_a_clock_that_jumps_back_deletes_nothing() -> None:
+    assert count(three(), retention_ms=0, now_ms=NOW_MS - 10**9) == 0
+
+
+@given(
+    sizes=st.lists(st.integers(1, 50), max_size=8),
+    retention_bytes=st.integers(0, 200),
+)
+def test_what_stays_is_the_least_that_reaches_the_limit(
+    sizes: list[int], retention_bytes: int
+) -> None:
+    segments = [RetainedSegment(n + 1, size, NOW_MS, NOW_MS) for n, size in enumerate(sizes)]
+    kept = sizes[count(segments, retention_bytes=retention_bytes) :]
+    assert sum(kept) >= min(retention_bytes, sum(sizes))
+    assert not kept or sum(kept[1:]) < retention_bytes
+
+
+# ------------------------------------------------------------------------------------- on a log
+
+
+def fill(bench: Bench, **config: int) -> None:
+    bench.config = TopicConfig(segment_bytes=1024, index_interval_bytes=150, **config)
+    bench.open()
+    bench.fill(30)
+
+
+def delete(bench: Bench, now_ms: int = NOW_MS) -> bool:
+    plan = bench.log.plan_deletion(now_ms)
+    if plan is None:
+        return False
+    bench.log.publish_deletion(run_inline(bench.log.delete_segments_job(plan)), now_ms)
+    return True
+
+
+def test_deleted_segments_are_gone_at_once_and_their_files_later(bench: Bench) -> None:
+    fill(bench, retention_bytes=2500, file_delete_delay_ms=1000)
+    assert delete(bench)
+    log = bench.log
+    start = log.log_start_offset
+    assert start > 0
+    assert log.size_bytes <= 2500 + 1024
+    assert bench.read(start - 1) is None
+    assert [offset for offset, _ in bench.read_all()] == list(range(start, 30))
+    deleted = [name for name in bench.names() if name.endswith(paths.DELETED_SUFFIX)]
+    assert deleted
+    assert log.unlink_deleted_job(NOW_MS + 999) is None
+    job = log.unlink_deleted_job(NOW_MS + 1000)
+    assert job is not None
+    run_inline(job)
+    bases = paths.offsets_of(bench.names(), paths.LOG_SUFFIX)
+    assert bases[0] == start
+    assert {int(name[:20]) for name in bench.names() if name[0] == "0"} <= {*bases, 30}
+    assert not delete(bench)
+    bench.open()
+    assert bench.log.log_start_offset == start
+
+
+def test_an_expired_log_is_emptied_and_keeps_its_offsets(bench: Bench) -> None:
+    fill(bench, retention_ms=1000)
+    assert delete(bench, NOW_MS + 1001)
+    log = bench.log
+    assert (log.log_start_offset, log.log_end_offset, log.size_bytes) == (30, 30, 0)
+    assert not delete(bench, NOW_MS + 5000)
+    bench.open()
+    assert (bench.log.log_start_offset, bench.log.log_end_offset) == (30, 30)
+    # Even without the checkpoint, the name of the empty segment keeps the offsets.
+    bench.crash()
+    bench.fs.unlink(f"{bench.directory}/{paths.CHECKPOINT_NAME}")
+    bench.open()
+    assert (bench.log.log_start_offset, bench.log.log_end_offset) == (30, 30)
+    bench.fill(3, start=30)
+    assert [offset for offset, _ in bench.read_all()] == [30, 31, 32]
+
+
+def test_the_start_offset_moves_into_a_segment(bench: Bench) -> None:
+    fill(bench)
+    log = bench.log
+    log.advance_start_offset(8)
+    assert log.checkpoint_due
+    assert bench.read(7) is None
+    assert bench.read_all()[0][0] == 8
+    log.advance_start_offset(3)
+    assert log.log_start_offset == 8
+    bench.checkpoint()
+    assert bench.open().log_start_offset == 8
+    assert delete(bench)
+    assert 0 < paths.offsets_of(bench.names(), paths.LOG_SUFFIX)[0] <= 8
+    assert bench.log.log_start_offset == 8
+    assert bench.open(bench.stop()).log_start_offset == 8
+
+
+def test_a_read_that_comes_too_late_gets_nothing(bench: Bench) -> None:
+    fill(bench, retention_bytes=0)
+    plan = bench.log.locate(0, max_bytes=300, upper_offset=30)
+    assert plan is not None
+    job = bench.log.read_job(plan)
+    assert delete(bench)
+    assert run_inline(job) == []
+    assert bench.log.locate(0, max_bytes=300, upper_offset=30) is None
+
+
+def test_a_deletion_that_cannot_be_written_down_does_not_happen(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    fill(sim_bench, retention_ms=1000)
+    expected = sim_bench.read_all()
+    names = set(sim_bench.names())
+    disk.faults = DiskFaults(capacity_bytes=disk.used_bytes)
+    with pytest.raises((AppendFailed, OSError)) as failure:
+        delete(sim_bench, NOW_MS + 1001)
+    assert getattr(failure.value, "errno", None) == errno.ENOSPC
+    disk.faults = DiskFaults()
+    assert sim_bench.read_all() == expected
+    assert {name for name in sim_bench.names() if name.endswith(".log")} <= names
+    sim_bench.fill(3)
+    assert len(sim_bench.read_all()) == 33
+    sim_bench.open()
+    assert len(sim_bench.read_all()) == 33
+
+
+def test_files_that_cannot_be_removed_are_tried_again(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    fill(sim_bench, retention_bytes=2500, file_delete_delay_ms=0)
+    assert delete(sim_bench)
+    job = sim_bench.log.unlink_deleted_job(NOW_MS)
+    assert job is not None
+    disk.faults = DiskFaults(name_error_rate=1.0)
+    assert run_inline(job) == 0
+    disk.faults = DiskFaults()
+    job = sim_bench.log.unlink_deleted_job(NOW_MS)
+    assert job is not None
+    assert run_inline(job) > 0
+    assert not [name for name in sim_bench.names() if name.endswith(paths.DELETED_SUFFIX)]
+    assert sim_bench.log.unlink_deleted_job(NOW_MS) is None
+
+
+def test_expired_producers_are_forgotten(bench: Bench) -> None:
+    bench.open()
+    bench.append(batch(producer_id=5))
+    assert bench.log.plan_deletion(NOW_MS + 86_400_000) is None
+    assert bench.log.producers.get(5) is None
+
+
+# ------------------------------------------------------------------------------ deleting a replica
+
+
+def test_a_deleted_replica_holds_no_file_and_no_directory(bench: Bench) -> None:
+    fill(bench)
+    bench.read_all()
+    assert bench.open_count > 0
+    job = bench.log.rename_for_deletion_job()
+    assert bench.open_count == 0
+    run_inline(job)
+    assert bench.fs.stat(bench.directory) is None
+    assert bench.fs.stat(bench.directory + paths.DELETED_SUFFIX) is not None
+    run_inline(bench.log.rename_for_deletion_job())  # once more does no harm
+    bench.open()
+    assert bench.log.log_end_offset == 0
