@@ -13,7 +13,14 @@ import errno
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from trio_broker.errors import AppendFailed, CorruptLog, ErrorCode, StorageError, SyncFailed
+from trio_broker.errors import (
+    AppendFailed,
+    CorruptLog,
+    ErrorCode,
+    StorageError,
+    StuckIO,
+    SyncFailed,
+)
 from trio_broker.host import jobs
 from trio_broker.storage.files import mark_sync_failed, sync_segments
 from trio_broker.storage.index import load_index
@@ -202,7 +209,8 @@ def append_job(plan: AppendPlan, *, sync: bool) -> Job[None]:
     written: list[tuple[SegmentWrite, File]] = []
     try:
         yield from _write_all(plan, written, sync=sync)
-    except SyncFailed:
+    except (SyncFailed, StuckIO):
+        # What became of a sync that was given up is as unknown as what one that failed has lost.
         plan.state = AppendState.DAMAGED
         yield from mark_sync_failed(plan.files)
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from trio_broker.errors import FormatTooNew, StorageError, SyncFailed
+from trio_broker.errors import FormatTooNew, StorageError, StuckIO, SyncFailed
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 
@@ -92,10 +92,10 @@ def _sync_segment(files: ReplicaFiles, segment: Segment, file: File | None) -> J
 
 
 def noting_failed_sync(files: ReplicaFiles, job: Job[T]) -> Job[T]:
-    """Run a job, and if it ends with SyncFailed, leave a note in the directory first."""
+    """Run a job, and if an fsync fails or is given up, leave a note in the directory first."""
     try:
         return (yield from job)
-    except SyncFailed:
+    except (SyncFailed, StuckIO):
         yield from mark_sync_failed(files)
         raise
 
