@@ -167,7 +167,9 @@ class LogRun:
         """Lose power or be killed, start again, and check what is there."""
         self.crashes += 1
         if power_cut is None:
-            power_cut = self.random.random() < 0.6
+            # Killed right between a failed fsync and the note of it: not survived, see
+            # `mark_sync_failed`. So where fsyncs fail, machines die rather than processes.
+            power_cut = self.random.random() < 0.6 or self.fs.faults.sync_error_rate > 0
         # A disk that refused even the note of a failed fsync does not work again before it has
         # been mounted anew, which empties the cache as a power cut does.
         power_cut = power_cut or self._note_is_missing()

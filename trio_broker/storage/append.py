@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 from trio_broker.errors import (
     AppendFailed,
@@ -215,15 +215,7 @@ def append_job(plan: AppendPlan, *, sync: bool) -> Job[None]:
         yield from mark_sync_failed(plan.files)
         raise
     except (AppendFailed, CorruptLog, OSError) as error:
-        cut_back = getattr(error, "cut_back", True)
-        cut_back = (yield from _undo(plan, written)) and cut_back
-        plan.state = AppendState.CUT_BACK if cut_back else AppendState.DAMAGED
-        if isinstance(error, CorruptLog):
-            raise
-        path = getattr(error, "path", None) or getattr(error, "filename", None)
-        raise AppendFailed(
-            path or plan.files.directory, error.errno or errno.EIO, cut_back=cut_back
-        ) from error
+        yield from _take_back(plan, written, error)
     finally:
         for write, file in written:
             if not write.keeps_file:
@@ -280,11 +272,43 @@ def _open(
     return file
 
 
+def _take_back(
+    plan: AppendPlan,
+    written: list[tuple[SegmentWrite, File]],
+    error: AppendFailed | CorruptLog | OSError,
+) -> Job[NoReturn]:
+    """Make the files what they were, as far as that is possible, and say so.
+
+    Raises:
+        CorruptLog: it was that.
+        AppendFailed: the write failed; `cut_back` says whether the files are as before.
+        SyncFailed: they are, but not durably.
+    """
+    cut_back = not isinstance(error, AppendFailed) or error.cut_back
+    try:
+        cut_back = cut_back and (yield from _undo(plan, written))
+    except SyncFailed:
+        plan.state = AppendState.DAMAGED
+        yield from mark_sync_failed(plan.files)
+        raise
+    plan.state = AppendState.CUT_BACK if cut_back else AppendState.DAMAGED
+    if isinstance(error, CorruptLog):
+        raise error
+    path = error.path if isinstance(error, AppendFailed) else error.filename
+    raise AppendFailed(
+        path or plan.files.directory, error.errno or errno.EIO, cut_back=cut_back
+    ) from error
+
+
 def _undo(plan: AppendPlan, written: list[tuple[SegmentWrite, File]]) -> Job[bool]:
     """Take back what a failed job wrote; return whether that worked.
 
-    A segment file that was made is removed for good: if it came back after a power cut, refused
-    batches would be found in it, in the place of batches accepted since.
+    All of it for good: if refused batches came back after a power cut, they would be found in the
+    place of batches accepted since. The file that goes on has the next sync to make its cut
+    durable, but not if the next append begins a new segment.
+
+    Raises:
+        SyncFailed: they may come back.
     """
     files = plan.files
     created = False
@@ -297,8 +321,11 @@ def _undo(plan: AppendPlan, written: list[tuple[SegmentWrite, File]]) -> Job[boo
                 yield files.fs.unlink, (file.path,)
             elif file.size > write.start:
                 yield file.truncate, (write.start,)
-        if created:
-            yield from jobs.sync_directory(files.fs, files.directory)
     except (OSError, StorageError):
         return False
+    for write, file in written:
+        if not write.creates:
+            yield from jobs.sync(file)
+    if created:
+        yield from jobs.sync_directory(files.fs, files.directory)
     return True

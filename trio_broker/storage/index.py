@@ -123,6 +123,13 @@ class SegmentIndex:
         at = bisect_right(self._positions, position) - 1
         return self._positions[at] if at >= 0 else 0
 
+    def timestamps_around(self, relative_offset: int) -> tuple[int | None, int | None]:
+        """Return the timestamps of the entries before and after an offset, None where none is."""
+        at = bisect_right(self._time_offsets, relative_offset)
+        count = len(self._timestamps)
+        before = self._timestamps[at - 1] if at > 0 else None
+        return before, self._timestamps[at] if at < count else None
+
     def position_before(self, timestamp_ms: int) -> int:
         """Return a position at or before the first batch with this or a later timestamp."""
         at = bisect_left(self._timestamps, timestamp_ms) - 1

@@ -279,6 +279,27 @@ class Log(LogUpkeep):
         """
         return reading.read_job(plan, self._cache.offers)
 
+    def timestamp_bounds(self, offset: int) -> tuple[int, int] | None:
+        """Return between which timestamps the record at an offset was written. Never waits.
+
+        Right where timestamps grow with offsets, and as narrow as what is in memory allows: one
+        interval of the index where that is loaded, else the whole segment.
+
+        Returns:
+            Milliseconds since 1970, lower bound first; None if there is no such record.
+        """
+        segment = self._row.floor(offset)
+        if segment is None or offset >= segment.end_offset:
+            return None
+        lower, upper = segment.first_timestamp, segment.max_timestamp
+        if lower == NO_TIMESTAMP or upper == NO_TIMESTAMP:
+            return None
+        if segment.index is not None:
+            before, after = segment.index.timestamps_around(offset - segment.base_offset)
+            lower = lower if before is None else max(lower, before)
+            upper = upper if after is None else min(upper, after)
+        return lower, max(lower, upper)
+
     def offset_by_timestamp_job(
         self, timestamp_ms: int, *, from_offset: int | None = None, upper_offset: int | None = None
     ) -> Job[TimestampedOffset | None]:

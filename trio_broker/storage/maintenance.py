@@ -70,13 +70,13 @@ class DeletionPlan(NamedTuple):
         checkpoint: the log as it will be; once it is durable the segments are gone for good.
         base_offsets: the segments.
         created: a new, empty segment that must exist because no other is left.
-        deleted_paths: set by the job: what their files are called until they are unlinked.
+        deleted_paths: filled by the job: what their files are called until they are unlinked.
     """
 
     checkpoint: CheckpointPlan
     base_offsets: Sequence[int]
     created: Segment | None
-    deleted_paths: Sequence[str] = ()
+    deleted_paths: list[str]
 
 
 def flush_job(plan: FlushPlan) -> Job[None]:
@@ -124,17 +124,16 @@ def delete_segments_job(plan: DeletionPlan) -> Job[DeletionPlan]:
         if plan.created is not None:
             yield from unlink_if_there(files.fs, files.path(plan.created.name))
         raise
-    deleted_paths = []
     for base_offset in plan.base_offsets:
         path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
         try:
             yield files.fs.rename, (path, path + paths.DELETED_SUFFIX)
         except OSError:
-            deleted_paths.append(path)  # to be unlinked under the name it has
+            plan.deleted_paths.append(path)  # to be unlinked under the name it has
         else:
-            deleted_paths.append(path + paths.DELETED_SUFFIX)
-        deleted_paths += index_paths(files.directory, base_offset)
-    return plan._replace(deleted_paths=deleted_paths)
+            plan.deleted_paths.append(path + paths.DELETED_SUFFIX)
+        plan.deleted_paths.extend(index_paths(files.directory, base_offset))
+    return plan
 
 
 def _make_empty_segment(files: ReplicaFiles, name: str) -> Job[None]:

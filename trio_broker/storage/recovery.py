@@ -231,7 +231,7 @@ def _open_scanned(opening: LogToOpen, *, after_failed_sync: bool) -> Job[Log]:
     elif bases:
         scan.begin_at(bases[0])
     yield from scan.run(bases)
-    if bases and (scan.is_changed or checkpoint is None):
+    if bases:
         yield from jobs.sync_directory(files.fs, files.directory)
     if scan.must_rewrite:
         for name in (paths.SYNC_FAILED_NAME, paths.ACCEPT_LOSS_NAME):

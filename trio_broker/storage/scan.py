@@ -62,7 +62,6 @@ class Scan:
         producers: state of idempotent producers at `end_offset`.
         epochs: leader epochs up to there.
         bytes_scanned: read and checked.
-        is_changed: something on disk was read or changed that must be made durable.
     """
 
     def __init__(self, opening: LogToOpen, *, must_rewrite: bool, may_lose: bool) -> None:
@@ -80,7 +79,6 @@ class Scan:
         self.fault = ""
         self.quarantined: list[str] = []
         self.rebuilt: list[str] = []
-        self.is_changed = False
         self._opening = opening
         self._files = opening.files
         self._is_checkpoint_lost = False
@@ -269,7 +267,6 @@ class Scan:
             self.quarantined.append(path)
         for index_path in index_paths(self._files.directory, base_offset):
             yield from unlink_if_there(self._files.fs, index_path)
-        self.is_changed = True
 
     def _scan_segment(self, base_offset: int, rest: Sequence[int]) -> Job[None]:
         files = self._files
@@ -288,9 +285,8 @@ class Scan:
                 for index_path in index_paths(files.directory, base_offset):
                     yield from unlink_if_there(files.fs, index_path)
                 segment.indexed_bytes = 0
-            if self.fault or segment.size_bytes > begin or begin == 0:
-                self.is_changed = True
-                yield from jobs.sync(file)
+            # Also what shows no change may be news to the disk: a cut that was not synced.
+            yield from jobs.sync(file)
             if self.must_rewrite and begin == 0:
                 yield from self._copy(file, path)
         finally:

@@ -144,10 +144,9 @@ class SegmentRow:
         removed = [s for s in self._segments if s.base_offset >= end.offset]
         del self._segments[len(self._segments) - len(removed) :]
         del self._bases[len(self._segments) :]
-        if self._segments:
-            last = self._segments[-1]
-            last.size_bytes = end.position
-            last.end_offset = end.offset
+        if self._segments and self._bases[-1] == end.segment_base:
+            self._segments[-1].size_bytes = end.position
+            self._segments[-1].end_offset = end.offset
         self.size_bytes = sum(segment.size_bytes for segment in self._segments)
         self.end_offset = end.offset
         self.active = None

@@ -379,6 +379,7 @@ class LogUpkeep:
             self._plan_checkpoint(self._plan_flush(), start_offset, count, created),
             doomed,
             created,
+            [],
         )
 
     def delete_segments_job(self, plan: DeletionPlan) -> Job[DeletionPlan]:
@@ -441,7 +442,7 @@ class LogUpkeep:
         flush = FlushPlan(self._files, end, row.appended_bytes, [], must_sync_names=False)
         plan = self._plan_checkpoint(flush, self._log_start_offset, 0, None)
         facts = [segment.facts for segment in kept]
-        if facts:
+        if facts and facts[-1].base_offset == end.segment_base:
             facts[-1] = facts[-1]._replace(size_bytes=end.position)
         producers = ProducerStateTable.from_bytes(
             self.producers.to_bytes(),
