@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from trio_broker.config import Durability
 from trio_broker.errors import ErrorCode
+from trio_broker.records.batch import NO_TIMESTAMP
 from trio_broker.storage import append, reading, timestamps
 from trio_broker.storage.append import (
     Accepted,
