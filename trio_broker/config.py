@@ -276,6 +276,38 @@ class GroupConfig:
 
 
 @frozen(kw_only=True)
+class ShutdownConfig:
+    """An orderly stop: one deadline, and each phase's share of it."""
+
+    deadline_seconds: float = _bounded(30, 0.1, 3600, help="everything ends within")
+    ready_grace_seconds: float = _bounded(
+        0, 0, 600, help="between answering 503 on readiness and closing listeners; not counted"
+    )
+    listeners_share: float = _bounded(0.05, 0.01, 1, help="share for closing listeners")
+    drain_share: float = _bounded(0.35, 0.01, 1, help="share for requests under way")
+    background_share: float = _bounded(0.1, 0.01, 1, help="share for background work")
+    flush_share: float = _bounded(0.4, 0.01, 1, help="share for flushing logs")
+    close_share: float = _bounded(0.1, 0.01, 1, help="share for closing files")
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse shares that do not fit into one deadline."""
+        faults = _check_fields(self)
+        total = sum(self.shares().values())
+        if total > 1 + 1e-9:
+            faults.append(f"the shares of the stop phases add up to {total:.2f}, more than 1")
+        if faults:
+            raise ConfigError(faults)
+
+    def shares(self) -> dict[str, float]:
+        """Return each phase's share, by its name."""
+        return {
+            name.removesuffix("_share"): getattr(self, name)
+            for name in (attribute.name for attribute in attrs.fields(type(self)))
+            if name.endswith("_share")
+        }
+
+
+@frozen(kw_only=True)
 class BrokerConfig:
     """Everything a broker needs to know before it starts.
 
@@ -296,7 +328,7 @@ class BrokerConfig:
     cluster_id: str | None = _described(None, help="id of the cluster, generated if unset")
     auto_create_topics: bool = _described(True, help="create topics that clients ask for")
     num_partitions: int = _bounded(1, 1, 100_000, help="partitions of topics created without")
-    shutdown_seconds_max: float = _bounded(30, 0.1, 3600, help="deadline of an orderly stop")
+    shutdown: ShutdownConfig = field(factory=ShutdownConfig)
     topic: TopicConfig = field(factory=TopicConfig, metadata={"help": "defaults of topics"})
     network: NetworkConfig = field(factory=NetworkConfig)
     storage: StorageConfig = field(factory=StorageConfig)

@@ -24,7 +24,7 @@ def test_values_of_each_kind() -> None:
     config = build_config(
         [
             "network.connections_max=100",
-            "shutdown_seconds_max=2.5",
+            "shutdown.deadline_seconds=2.5",
             "auto_create_topics=no",
             "log_dirs=/disk1, /disk2",
             "storage.durability=os",
@@ -34,7 +34,7 @@ def test_values_of_each_kind() -> None:
         ]
     )
     assert config.network.connections_max == 100
-    assert config.shutdown_seconds_max == 2.5
+    assert config.shutdown.deadline_seconds == 2.5
     assert config.auto_create_topics is False
     assert config.log_dirs == ("/disk1", "/disk2")
     assert config.storage.durability is Durability.OS
@@ -71,7 +71,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "topic.segment_bytes=3",
         "storage.durability=fsnyc",
         "auto_create_topics=maybe",
-        "shutdown_seconds_max=soon",
+        "shutdown.deadline_seconds=soon",
         "limits.partitions_max=0",
         "nonsense",
         listeners=("0.0.0.0:9092", "here"),
@@ -82,7 +82,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "topic.segment_bytes must be between",
         "storage.durability: 'fsnyc' is not one of fsync, interval, os",
         "auto_create_topics: 'maybe' is neither true nor false",
-        "shutdown_seconds_max: 'soon' is not a number",
+        "shutdown.deadline_seconds: 'soon' is not a number",
         "limits.partitions_max must be between",
         "'nonsense' is not key=value",
         "every interface",

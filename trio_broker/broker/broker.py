@@ -18,23 +18,34 @@ from trio_broker.broker.group_coordinator import GroupCoordinator
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.broker.housekeeping import shorten_offsets_logs
 from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_listeners
-from trio_broker.broker.log_dir import open_log_dirs
+from trio_broker.broker.log_dir import LogDir, open_log_dirs
 from trio_broker.broker.reaper import reap_forever
 from trio_broker.broker.reconciler import Reconciler
+from trio_broker.broker.shutdown import (
+    BACKGROUND,
+    CLOSE,
+    DRAIN,
+    FLUSH,
+    LISTENERS,
+    PhaseRun,
+    Shutdown,
+    ShutdownReport,
+)
 from trio_broker.broker.state import BrokerState
 from trio_broker.broker.supervise import Supervisor
+from trio_broker.errors import LogDirFailed, StorageError
 from trio_broker.metadata.decisions import StartedDirectory
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trio_broker.config import BrokerConfig
     from trio_broker.host.interface import Host
 
 logger = logging.getLogger("trio_broker.broker")
 
-#: Share of the stop deadline that in-flight requests may take before they are cut off.
-DRAIN_SHARE = 0.5
-#: Deadline of an orderly stop after the host program was cancelled.
-HARD_STOP_SECONDS = 5.0
+#: Deadline of a stop after the host program was cancelled, or somebody asked twice.
+HURRY_SECONDS = 5.0
 
 
 class BrokerTree:
@@ -42,43 +53,52 @@ class BrokerTree:
 
     Attributes:
         state: what handlers see.
-        crash: why the tree ended by itself, None while it runs or after an orderly stop.
-        clean: after the end, whether every log dir got its clean marker.
+        started: it has served.
+        ended: set at the very end.
+        report: how the stop went; None before the end, and after a crash.
     """
 
     def __init__(self, config: BrokerConfig, host: Host, *, reraise: bool = False) -> None:
         self.state = BrokerState(
             config=config, host=host, supervisor=Supervisor(reraise=reraise), served=SERVED
         )
-        self.clean = False
         self.started = False
         self.ended = trio.Event()
-        self._stop_requested = trio.Event()
+        self.report: ShutdownReport | None = None
+        self._shutdown = Shutdown(config.shutdown)
         self._scope = trio.CancelScope()
-        self._stop_deadline = float("inf")
 
-    def request_stop(self, *, within_seconds: float | None = None) -> None:
-        """Begin an orderly stop. Idempotent; a shorter deadline than before replaces it."""
-        if within_seconds is None:
-            within_seconds = self.state.config.shutdown_seconds_max
-        deadline = trio.current_time() + within_seconds
-        self._stop_deadline = min(self._stop_deadline, deadline)
-        self._scope.deadline = self._stop_deadline
-        self._stop_requested.set()
+    def request_stop(self, reason: str = "asked to") -> None:
+        """Begin an orderly stop. Idempotent."""
+        self._shutdown.request(reason)
+        self._follow_deadline()
+
+    def hurry(self, reason: str) -> None:
+        """Stop as fast as is possible without losing what was acknowledged."""
+        self._shutdown.hurry(reason, within_seconds=HURRY_SECONDS)
+        self._follow_deadline()
+
+    def _follow_deadline(self) -> None:
+        """End whatever is left of the tree at the deadline, and threads that hang soon after."""
+        self._scope.deadline = self._shutdown.deadline
+        for log_dir in self.state.log_dirs:
+            log_dir.limit_stop(self._shutdown.deadline)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the tree, from opening the first file to closing the last.
 
         While starting it can be cancelled like anything else. Once started it is shielded: who
-        wants it to end calls `request_stop`, and the deadline given there ends it for certain.
+        wants it to end calls `request_stop`, and the deadline of that ends it for certain.
         """
-        state = self.state
         try:
             with self._scope:
                 async with AsyncExitStack() as stack:
                     await self._start_storage(stack)
                     await self._serve(task_status)
-                self.clean = all(log_dir.closed_cleanly for log_dir in state.log_dirs)
+                    await self._close_storage()
+            clean = all(log_dir.closed_cleanly for log_dir in self.state.log_dirs)
+            self.report = self._shutdown.report(clean=clean)
+            logger.log(logging.INFO if clean else logging.ERROR, "%s", self.report)
         finally:
             self.ended.set()
 
@@ -107,7 +127,7 @@ class BrokerTree:
             log_dir.report_start()
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until the stop is requested, then stop intake from the outside in."""
+        """Serve until the stop is requested, then close the intake from the outside in."""
         state = self.state
         network = state.config.network
         gate = ConnectionGate(network.connections_max, network.connections_per_address_max)
@@ -126,14 +146,21 @@ class BrokerTree:
                         self._scope.shield = True
                         self.started = True
                         task_status.started()
-                        await self._stop_requested.wait()
-                        accepting.cancel_scope.cancel()
-                await self._drain()
+                        await self._shutdown.requested.wait()
+                        with self._shutdown.phase(LISTENERS):
+                            sockets.close()
+                            accepting.cancel_scope.cancel()
+                with self._shutdown.phase(DRAIN) as phase:
+                    await self._drain(phase)
                 connections.cancel_scope.cancel()
-            background.cancel_scope.cancel()
+            with self._shutdown.phase(BACKGROUND) as phase:
+                background.cancel_scope.cancel()
+                for log_dir in state.log_dirs:
+                    log_dir.stop_housekeeping()
+                await self._finish_metadata_work(phase)
 
-    async def _drain(self) -> None:
-        """Let requests under way finish, answer parked ones, and then close every client."""
+    async def _drain(self, phase: PhaseRun) -> None:
+        """Let requests under way finish, answer parked ones, and close every client."""
         state = self.state
         state.draining = True
         state.controller.close_intake()
@@ -141,9 +168,46 @@ class BrokerTree:
             connection.begin_drain()
         for replica in state.router.replicas():
             replica.wake_waiters()
-        remaining = self._stop_deadline - trio.current_time()
-        with trio.move_on_after(remaining * DRAIN_SHARE) as patience:
+        try:
             while state.clients:
                 await state.client_left.park()
-        if patience.cancelled_caught:
-            logger.warning("closing %d clients whose requests did not end", len(state.clients))
+        finally:
+            phase.leftovers += [repr(connection) for connection in state.clients]
+
+    async def _finish_metadata_work(self, phase: PhaseRun) -> None:
+        """Wait for topics that are being created or deleted."""
+        controller = self.state.controller
+        try:
+            await controller.wait_for_work()
+        finally:
+            phase.leftovers += controller.work_under_way()
+
+    async def _close_storage(self) -> None:
+        """Flush every log, then close every file; log dirs do not wait for each other."""
+        log_dirs = self.state.log_dirs
+        with self._shutdown.phase(FLUSH) as phase:
+            await self._in_every_log_dir(phase, "flush", LogDir.flush)
+        with self._shutdown.phase(CLOSE) as phase:
+            await self._in_every_log_dir(phase, "close", LogDir.close)
+        for log_dir in log_dirs:
+            if log_dir.is_failed:
+                self._shutdown.failed(repr(log_dir), LogDirFailed(log_dir.cause))
+
+    async def _in_every_log_dir(
+        self, phase: PhaseRun, verb: str, step: Callable[[LogDir], Awaitable[None]]
+    ) -> None:
+        unfinished = dict.fromkeys(self.state.log_dirs)
+
+        async def take_step(log_dir: LogDir) -> None:
+            try:
+                await step(log_dir)
+            except (StorageError, OSError) as error:
+                self._shutdown.failed(f"cannot {verb} {log_dir.directory.path}", error)
+            del unfinished[log_dir]
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for log_dir in self.state.log_dirs:
+                    nursery.start_soon(take_step, log_dir)
+        finally:
+            phase.leftovers += [f"{verb} {log_dir.directory.path}" for log_dir in unfinished]

@@ -172,9 +172,11 @@ class Connection:
         if header.api_key == ApiKey.PRODUCE:
             await self._handle_produce(header, frame)
             return
+        began = trio.current_time()
         self._state.flusher.flush()
         await self._wait_for_pending(0, 0)
         reply = await answer(self._state, self.session, header, frame)
+        self._state.requests[header.api_key].observe(trio.current_time() - began)
         await self._send(reply)
 
     async def _send(self, buffers: Sequence[Buffer]) -> None:
@@ -221,8 +223,10 @@ class Connection:
         """Send the replies of all leading requests that are complete; never blocks or raises."""
         pending = self._pending
         replies: list[bytes] = []
+        counter, now = self._state.requests[ApiKey.PRODUCE], trio.current_time()
         while pending and pending[0].is_complete:
             request = pending.popleft()
+            counter.observe(now - request.began)
             self._in_flight_bytes -= request.size_bytes
             self._state.request_memory.give_back(request.size_bytes)
             reply = request.reply()

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.state import BrokerState
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
-    from trio_broker.metadata.image import MetadataImage, PartitionState
+    from trio_broker.metadata.image import MetadataImage, PartitionState, TopicState
     from trio_broker.metadata.records import EndpointRecord
     from trio_broker.metadata.transaction import Transaction
 
@@ -104,10 +104,12 @@ class _Work:
     """Replicas being started or stopped, for those who wait for it.
 
     Attributes:
+        title: what it is, for people.
         done: set when it is over, one way or the other.
         fault: why it failed; None once it has succeeded.
     """
 
+    title: str
     done: trio.Event = field(factory=trio.Event)
     fault: Exception | None = field(
         factory=lambda: BrokerClosed("the broker stopped before the replicas had changed")
@@ -145,6 +147,7 @@ class Controller:
         self._image_may_be_old = False
         self._closed = False
         self._starting: dict[TopicId, _Work] = {}
+        self._under_way: dict[_Work, None] = {}
         self._producer_ids = range(0)
 
     def __repr__(self) -> str:
@@ -283,6 +286,15 @@ class Controller:
         except StoreUnavailable as error:
             logger.warning("finished deletions are remembered until the next start: %s", error)
 
+    async def wait_for_work(self) -> None:
+        """Wait until replicas are neither being started nor stopped. Cancellation: they go on."""
+        for work in list(self._under_way):
+            await work.done.wait()
+
+    def work_under_way(self) -> list[str]:
+        """Name the topics whose replicas are being started or stopped."""
+        return [work.title for work in self._under_way]
+
     def close_intake(self) -> None:
         """Refuse every later call with `BrokerClosed`."""
         self._closed = True
@@ -401,11 +413,17 @@ class Controller:
 
     # ---------------------------------------------------------------------------- making it real
 
+    def _new_work(self, verb: str, topics: Sequence[TopicState]) -> _Work:
+        names = ", ".join(topic.name for topic in topics[:3]) + (", ..." if topics[3:] else "")
+        work = _Work(f"{verb} {names}")
+        self._under_way[work] = None
+        return work
+
     def _begin_start(self, _: MetadataImage, topic_ids: Sequence[TopicId]) -> _Work:
         """Start the replicas of committed topics, whatever becomes of who asked for them."""
         image = self.image
         topics = [image.topics_by_id[topic_id] for topic_id in topic_ids]
-        work = _Work()
+        work = self._new_work("creating", topics)
         self._starting |= dict.fromkeys(topic_ids, work)
         partitions = [state for topic in topics for state in topic.partitions]
 
@@ -420,14 +438,15 @@ class Controller:
                 for topic_id in topic_ids:
                     del self._starting[topic_id]
                 work.done.set()
+                del self._under_way[work]
 
         self._nursery.start_soon(run)
         return work
 
     def _begin_stop(self, before: MetadataImage, topic_ids: Sequence[TopicId]) -> _Work:
         """Stop the replicas of topics whose deletion is committed."""
-        work = _Work()
         topics = [before.topics_by_id[topic_id] for topic_id in topic_ids]
+        work = self._new_work("deleting", topics)
         partitions = [state for topic in topics for state in topic.partitions]
         starting = {id_: self._starting[id_] for id_ in topic_ids if id_ in self._starting}
         are_gone = False
@@ -448,10 +467,12 @@ class Controller:
         async def run() -> None:
             try:
                 work.fault = await self._supervisor.absorb("controller", stop)
+                work.done.set()
+                if are_gone:
+                    await self.forget_deletions(topic_ids)
             finally:
                 work.done.set()
-            if are_gone:
-                await self.forget_deletions(topic_ids)
+                del self._under_way[work]
 
         self._nursery.start_soon(run)
         return work

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.broker.append_slot import AwaitedAppend
-from trio_broker.broker.broker import HARD_STOP_SECONDS, BrokerTree
+from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.handlers.produce import check_batch
 from trio_broker.broker.partition_reader import PartitionReader
 from trio_broker.broker.partitioner import choose_partition
@@ -29,6 +29,7 @@ from trio_broker.records.build import Record, build_batch
 
 if TYPE_CHECKING:
     from trio_broker.broker.replica import Replica
+    from trio_broker.broker.shutdown import ShutdownReport
     from trio_broker.host.interface import Host
     from trio_broker.names import TopicId
 
@@ -208,7 +209,12 @@ class Broker:
 
     def request_stop(self) -> None:
         """Begin an orderly stop; leaving `open_broker` does the same."""
-        self._tree.request_stop()
+        self._tree.request_stop("request_stop was called")
+
+    @property
+    def shutdown_report(self) -> ShutdownReport | None:
+        """How the stop went: phases, laggards, failures; None until the broker has stopped."""
+        return self._tree.report
 
     async def wait_stopped(self) -> None:
         """Wait until the broker has stopped, for whatever reason."""
@@ -230,7 +236,7 @@ async def open_broker(
             await broker.produce("orders", b"1")
 
     The object exists once recovery is done and every listener is bound. Leaving the block stops
-    the broker in order, under `shutdown_seconds_max`; so does cancelling it, under a shorter
+    the broker in order, under `shutdown.deadline_seconds`; so does cancelling it, under a shorter
     deadline. No signal handler, no logging configuration, no global state.
 
     Args:
@@ -276,7 +282,10 @@ async def open_broker(
             except BaseException as error:  # noqa: BLE001, ASYNC103 - raised again below
                 outcome = error
             hard = isinstance(outcome, trio.Cancelled)
-            tree.request_stop(within_seconds=HARD_STOP_SECONDS if hard else None)
+            if hard:
+                tree.hurry("the program was cancelled")
+            else:
+                tree.request_stop("the program left the broker's block")
     except BaseExceptionGroup as group:
         if started:
             raise

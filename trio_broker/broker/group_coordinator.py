@@ -8,8 +8,8 @@ the moment they are durable; only then is the command answered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -17,6 +17,7 @@ from trio_broker.broker.append_slot import AwaitedAppend
 from trio_broker.errors import CorruptLog, CorruptRecords, ErrorCode
 from trio_broker.group.offsets import CommittedOffsets, OffsetToCommit
 from trio_broker.group.partitioning import offsets_partition
+from trio_broker.group.schemas import OffsetCommitValue
 from trio_broker.metadata.decisions import NewTopic
 from trio_broker.names import OFFSETS_TOPIC_NAME, TopicName
 from trio_broker.records.batch import read_header
@@ -47,6 +48,20 @@ _TRANSLATED = {
     ErrorCode.MESSAGE_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
     ErrorCode.RECORD_LIST_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
 }
+
+
+class GroupSummary(NamedTuple):
+    """A group, for statistics.
+
+    Attributes:
+        group_id: its name.
+        members: how many consumers are in it; None where membership is not managed here.
+        offsets: what it has committed, by topic and partition; not to be changed.
+    """
+
+    group_id: str
+    members: int | None
+    offsets: Mapping[TopicName, Mapping[int, OffsetCommitValue]]
 
 
 class _Append(AwaitedAppend):
@@ -139,6 +154,12 @@ class GroupCoordinator:
         if not self._partitions:
             return None
         return self._partitions[offsets_partition(group_id, len(self._partitions))].offsets
+
+    def summaries(self) -> Iterator[GroupSummary]:
+        """Yield every group that is known, for statistics; not to be interleaved with awaits."""
+        for partition in self._partitions:
+            for group_id in partition.offsets.group_ids:
+                yield GroupSummary(group_id, None, partition.offsets.fetch_all(group_id))
 
     async def forget_topics(self, names: Sequence[TopicName]) -> None:
         """Forget what was committed for topics that are gone, as Kafka does."""

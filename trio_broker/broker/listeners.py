@@ -41,7 +41,6 @@ class ConnectionGate:
         self._per_address_max = per_address_max
         self._per_address: Counter[str] = Counter()
         self.open_count = 0
-        self.refused_count = 0
 
     def enter(self, address: str) -> bool:
         """Count one more connection from `address`; False if that is one too many."""
@@ -49,7 +48,6 @@ class ConnectionGate:
             self.open_count >= self._connections_max
             or self._per_address[address] >= self._per_address_max
         ):
-            self.refused_count += 1
             return False
         self.open_count += 1
         self._per_address[address] += 1
@@ -99,8 +97,10 @@ async def accept_forever(state: BrokerState, listener: Listener, gate: Connectio
             continue
         address = stream.peer.rpartition(":")[0]
         if state.draining or not gate.enter(address):
+            state.connections_refused += not state.draining
             stream.close()
             continue
+        state.connections_accepted += 1
         assert state.connections is not None
         state.connections.start_soon(
             _serve_client, state, stream, (listener.host, listener.port), gate, address

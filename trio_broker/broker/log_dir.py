@@ -27,7 +27,7 @@ from trio_broker.storage.maintenance import rename_for_deletion_job
 from trio_broker.storage.recovery import open_log_job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from trio_broker.broker.replica import Replica
@@ -228,30 +228,55 @@ class LogDir:
 
     # The end.
 
+    def stop_housekeeping(self) -> None:
+        """Start nothing more that is not asked for by a client."""
+        for shard in self.shards:
+            shard.stop_housekeeping()
+
+    def limit_stop(self, deadline: float) -> None:
+        """Wait for system calls that hang no longer than until `deadline` (Trio time)."""
+        for shard in self.shards:
+            shard.lane.limit_stop(deadline)
+
+    async def flush(self) -> None:
+        """Store what is queued and make every log durable, shard by shard in parallel.
+
+        Raises:
+            StorageError, OSError: some log could not be flushed; the others have been.
+        """
+        await self._in_every_shard(Shard.flush_all)
+
     async def close(self) -> None:
-        """Close every log in order and, if nothing was missed, write the clean marker.
+        """Close every file and, if nothing was missed, write the clean marker.
 
         Cancellation: no marker, so the next start recovers.
-        """
-        summaries: dict[TopicPartition, LogSummary] = {}
 
-        async def close_shard(shard: Shard) -> None:
+        Raises:
+            StorageError, OSError: there is no marker.
+        """
+        await self._in_every_shard(Shard.close_all)
+        if self.is_failed:
+            return
+        summaries: dict[TopicPartition, LogSummary] = {}
+        for shard in self.shards:
+            summaries |= shard.summaries
+        await self._lane.run(self.directory.mark_clean_job(summaries))
+        self.closed_cleanly = all(shard.is_flushed for shard in self.shards)
+
+    async def _in_every_shard(self, step: Callable[[Shard], Awaitable[None]]) -> None:
+        failures: list[StorageError | OSError] = []
+
+        async def take_step(shard: Shard) -> None:
             try:
-                await shard.close_all(summaries)
+                await step(shard)
             except (StorageError, OSError) as error:
-                logger.error("log dir %s did not close in order: %s", self.directory.path, error)
+                failures.append(error)
 
         async with trio.open_nursery() as nursery:
             for shard in self.shards:
-                nursery.start_soon(close_shard, shard)
-        if self.is_failed:
-            return
-        try:
-            await self._lane.run(self.directory.mark_clean_job(summaries))
-        except (StorageError, OSError) as error:
-            logger.error("log dir %s: no clean marker: %s", self.directory.path, error)
-        else:
-            self.closed_cleanly = True
+                nursery.start_soon(take_step, shard)
+        if failures:
+            raise failures[0]
 
 
 @asynccontextmanager
@@ -307,7 +332,6 @@ async def _open_log_dir(
                 for shard in log_dir.shards:
                     await shards.start(shard.serve)
                 yield log_dir
-                await log_dir.close()
                 shards.cancel_scope.cancel()
         finally:
             # A lane that is stuck still works in the directory: the lock stays until it ends.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_broker.broker.broker import HARD_STOP_SECONDS, BrokerTree
+from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.supervise import first_cause
 from trio_broker.host.real import real_host
 
@@ -56,10 +56,7 @@ async def run_server(
             raise cause from None
         logger.critical("the broker failed", exc_info=cause)
         return EXIT_CRASH
-    if tree.clean:
-        return EXIT_CLEAN
-    logger.error("stopped without clean markers; the next start recovers")
-    return EXIT_FORCED
+    return EXIT_CLEAN if tree.report is not None and tree.report.clean else EXIT_FORCED
 
 
 async def _obey_signals(tree: BrokerTree) -> None:
@@ -67,10 +64,10 @@ async def _obey_signals(tree: BrokerTree) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             received += 1
-            logger.info("received %s", signal.Signals(number).name)
+            name = signal.Signals(number).name
             if received == 1:
-                tree.request_stop()
+                tree.request_stop(name)
             elif received == 2:
-                tree.request_stop(within_seconds=HARD_STOP_SECONDS)
+                tree.hurry(f"a second {name}")
             else:
                 os._exit(EXIT_FORCED)

@@ -86,6 +86,8 @@ class Shard:
     Attributes:
         changes: held by whoever changes a log of this shard.
         queued_bytes: batches waiting for the writer.
+        summaries: after `flush_all`, what the logs closed in order say of themselves.
+        is_flushed: `flush_all` has succeeded.
         commits: group commits done; `committed_batches` and `committed_bytes` in them.
     """
 
@@ -105,6 +107,8 @@ class Shard:
         self.changes = trio.Lock()
         self.replicas: dict[TopicPartition, Replica] = {}
         self.queued_bytes = 0
+        self.summaries: dict[TopicPartition, LogSummary] = {}
+        self.is_flushed = False
         self.commits = 0
         self.committed_batches = 0
         self.committed_bytes = 0
@@ -116,6 +120,7 @@ class Shard:
         self._parked_writer: trio.lowlevel.Task | None = None
         self._unflushed: dict[Replica, float] = {}
         self._checkpoints_due: dict[Replica, None] = {}
+        self._housekeeping = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -185,7 +190,7 @@ class Shard:
                     replica.prepare_restart()
                     await nursery.start(self._live, replica)
                     nursery.start_soon(self._reopen, replica)
-                nursery.start_soon(keep_house, self)
+                nursery.start_soon(self._keep_house)
                 task_status.started()
                 await self._write_forever()
         finally:
@@ -477,11 +482,21 @@ class Shard:
             )
         self.log_dir.deletion_begun(replicas)
 
-    async def close_all(self, summaries: dict[TopicPartition, LogSummary]) -> None:
-        """Store what is queued, close every log in order, and tell what the logs say of themselves.
+    def stop_housekeeping(self) -> None:
+        """End the housekeeping task; what it does at this moment is finished or was not begun."""
+        self._housekeeping.cancel()
+
+    async def _keep_house(self) -> None:
+        with self._housekeeping:
+            await keep_house(self)
+
+    async def flush_all(self) -> None:
+        """Store what is queued, take no more, and make every log durable.
+
+        What the logs then say of themselves is in `summaries`, for the clean marker.
 
         Raises:
-            StorageError, OSError: some log did not close in order; it is not in `summaries`.
+            StorageError, OSError: some log could not be flushed; it is not in `summaries`.
         """
         while self._queue:
             async with self.changes:
@@ -493,11 +508,20 @@ class Shard:
         async with self.changes:
             logs = [replica.log for replica in replicas if replica.has_log]
             try:
-                await self._close(replicas, [log.close_job() for log in logs])
+                await self.lane.run(_in_turn([log.close_job() for log in logs]))
             finally:
                 for log in logs:
                     if log.clean_summary is not None:
-                        summaries[log.topic_partition] = log.clean_summary
+                        self.summaries[log.topic_partition] = log.clean_summary
+        self.is_flushed = True
+
+    async def close_all(self) -> None:
+        """Close every file and wait for the replicas' tasks to end."""
+        replicas = list(self.replicas.values())
+        for replica in replicas:
+            replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        async with self.changes:
+            await self._close(replicas, [])
 
     async def _close(self, replicas: Sequence[Replica], endings: Sequence[Job[None]]) -> None:
         """Run the last jobs of logs, close their files, and wait for the replicas' tasks to end.
@@ -510,7 +534,8 @@ class Shard:
         Cancellation: files are closed, but tasks may still be ending.
         """
         try:
-            await self.lane.run(_in_turn(endings))
+            if endings:
+                await self.lane.run(_in_turn(endings))
         finally:
             for replica in replicas:
                 self._unflushed.pop(replica, None)

@@ -9,9 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+import trio_util
 from attrs import define, field
 
+from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.memory_pool import MemoryPool
+from trio_broker.broker.phase import Phase
+from trio_broker.broker.request_counters import RequestCounters
 from trio_broker.broker.response_flusher import ResponseFlusher
 from trio_broker.broker.topics import TopicRouter
 from trio_broker.config import split_address
@@ -36,6 +40,13 @@ class BrokerState:
 
     Attributes:
         served: APIs by number, for ApiVersions.
+        requests: how many of each API were answered, and how quickly.
+        phase_changes: the phase, for those who wait for it to change; see `phase`.
+        loop_lag: how late the event loop runs.
+        connections_accepted: clients let in, ever.
+        connections_refused: clients turned away because there were too many.
+        leaks_suspected: owners that hold files for longer than they may.
+        stop_seconds: what the phases of the stop have taken so far, by name.
         request_memory: frames being handled or waiting for the disk.
         response_memory: fetched bytes being sent.
         draining: no new request is taken; parked ones answer with what they have.
@@ -43,6 +54,8 @@ class BrokerState:
         clients: connections open now.
         client_left: wakes when a connection has ended.
         connections: nursery of the connections' tasks.
+        started_at: Trio time at which the broker began to start.
+        http_bound: addresses at which health and metrics are served, with their real ports.
     """
 
     config: BrokerConfig
@@ -59,6 +72,17 @@ class BrokerState:
     clients: dict[Connection, None] = field(factory=dict)
     client_left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     connections: trio.Nursery | None = None
+    requests: RequestCounters = field(init=False)
+    phase_changes: trio_util.AsyncValue[Phase] = field(
+        factory=lambda: trio_util.AsyncValue(Phase.STARTING)
+    )
+    loop_lag: LoopLag = field(factory=LoopLag)
+    connections_accepted: int = 0
+    connections_refused: int = 0
+    leaks_suspected: int = 0
+    stop_seconds: dict[str, float] = field(factory=dict)
+    started_at: float = field(factory=trio.current_time)
+    http_bound: list[tuple[str, int]] = field(factory=list)
     _controller: Controller | None = None
     _coordinator: GroupCoordinator | None = None
 
@@ -66,6 +90,16 @@ class BrokerState:
         """Size the pools."""
         self.request_memory = MemoryPool(self.config.network.request_memory_bytes)
         self.response_memory = MemoryPool(self.config.network.response_memory_bytes)
+        self.requests = RequestCounters(self.served)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the broker is in its life; set by the root of the tree only."""
+        return self.phase_changes.value
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self.phase_changes.value = phase
 
     @property
     def controller(self) -> Controller:
@@ -76,6 +110,16 @@ class BrokerState:
     @controller.setter
     def controller(self, controller: Controller) -> None:
         self._controller = controller
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether there is a controller yet."""
+        return self._controller is not None
+
+    @property
+    def has_coordinator(self) -> bool:
+        """Whether there is a group coordinator yet."""
+        return self._coordinator is not None
 
     @property
     def coordinator(self) -> GroupCoordinator:

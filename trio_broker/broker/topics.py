@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from trio_broker.broker.request_counters import TopicTraffic
 from trio_broker.config import INT64_MAX, TimestampType
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class RoutedTopic:
         replicas: by partition index; None for a partition whose replica does not exist here.
         before_max_ms: how much older than now a client's timestamp may be.
         after_max_ms: how much newer.
+        traffic: what went in and out.
         routable: False once deletion has begun: requests no longer find it.
     """
 
@@ -43,6 +45,7 @@ class RoutedTopic:
     replicas: list[Replica | None] = field(factory=list)
     before_max_ms: int = 0
     after_max_ms: int = 0
+    traffic: TopicTraffic = field(factory=TopicTraffic)
 
     def __attrs_post_init__(self) -> None:
         """Work out what the hot path would otherwise ask for each batch."""

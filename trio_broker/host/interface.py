@@ -207,6 +207,9 @@ class Lane(Protocol):
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Run one call as a job of its own."""
 
+    def limit_stop(self, deadline: float) -> None:
+        """Once `serve` is cancelled, wait for a running call until `deadline` (Trio time) only."""
+
 
 class Stream(Protocol):
     """A connected byte stream. One task receives; sends are never concurrent with each other."""

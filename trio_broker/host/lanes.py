@@ -119,6 +119,7 @@ class RealLane:
         self._waker: Waker | None = None
         self._was_started = False
         self._is_stopping = False  # takes no more jobs
+        self._stop_deadline = math.inf
         self._is_closed = False  # makes no more calls
         self._check_at = math.inf  # Trio's clock: when to look for a call past its deadline
         self._check_scope: trio.CancelScope | None = None
@@ -201,9 +202,14 @@ class RealLane:
         finally:
             self._is_stopping = True
             self._fail_queued(f"lane {self.name} was stopped; the job was not started")
-            with trio.CancelScope(deadline=trio.current_time() + self._limit, shield=True):
+            deadline = min(trio.current_time() + self._limit, self._stop_deadline)
+            with trio.CancelScope(deadline=deadline, shield=True):
                 await self._deliver(waker, until_empty=True)
             self._close()
+
+    def limit_stop(self, deadline: float) -> None:
+        """See `interface.Lane.limit_stop`."""
+        self._stop_deadline = deadline
 
     # The event loop's side
 

@@ -222,6 +222,8 @@ async def _read(request: FetchRequest, target: _Target) -> PartitionFetchResult:
             except (StorageError, OSError):
                 code = replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR
                 return PartitionFetchResult(index, code)
+        if records:
+            replica.topic.traffic.fetched(sum(map(len, records)))
     return PartitionFetchResult(
         index,
         ErrorCode.NONE,

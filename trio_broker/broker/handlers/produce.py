@@ -44,6 +44,7 @@ class ProduceInFlight:
     """A Produce request whose batches are on their way; owner of their slots.
 
     Attributes:
+        began: Trio time at which all of it was there.
         size_bytes: of its frame, which counts against the connection and the memory pool.
         is_complete: every slot has its outcome.
         failed: some slot was refused.
@@ -54,6 +55,7 @@ class ProduceInFlight:
         "_open_slots",
         "_topics",
         "acks",
+        "began",
         "connection",
         "correlation_id",
         "deadline",
@@ -68,6 +70,7 @@ class ProduceInFlight:
         self.version = header.api_version
         self.size_bytes = size
         self.acks = 1
+        self.began = trio.current_time()
         self.deadline = float("inf")
         self.is_complete = False
         self._open_slots = 1  # held by `start_produce` until all slots are queued
@@ -151,7 +154,7 @@ def start_produce(
     parsed = parse_produce(frame, header.body_start, header.api_version)
     request.acks = parsed.acks
     timeout_ms = min(max(parsed.timeout_ms, 1), TIMEOUT_MS_MAX)
-    request.deadline = trio.current_time() + timeout_ms / 1000
+    request.deadline = request.began + timeout_ms / 1000
     crowded: list[Shard] = []
     general_fault = _general_fault(parsed)
     for topic in parsed.topics:

@@ -14,6 +14,7 @@ in the lane meets `NodeDead`, and nothing that a job does in ``finally`` reaches
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from functools import partial
@@ -66,6 +67,8 @@ class SimLane:
         self._is_dead = False
         self._stuck_in = ""
         self._call_began_at: float | None = None
+        self._call_scope: trio.CancelScope | None = None
+        self._stop_deadline = math.inf
 
     def __repr__(self) -> str:
         state = "ended" if self._is_ended else f"{len(self._queue)} queued"
@@ -132,6 +135,12 @@ class SimLane:
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Run one call as a job of its own; see `Lane.call`."""
         return await self.run(_single_call(function, args))
+
+    def limit_stop(self, deadline: float) -> None:
+        """Wait for no call beyond `deadline`; see `Lane.limit_stop`."""
+        self._stop_deadline = deadline
+        if self._call_scope is not None:
+            self._call_scope.deadline = min(self._call_scope.deadline, deadline)
 
     def _refusal(self) -> BaseException:
         """Say why a job was not started."""
@@ -205,9 +214,10 @@ class SimLane:
     ) -> bool:
         """Let an operation's time pass; return whether it outlived the deadline."""
         self._call_began_at = trio.current_time()
-        late_at = self._call_began_at + self._deadline_seconds
+        late_at = min(self._call_began_at + self._deadline_seconds, self._stop_deadline)
         ends_at = self._call_began_at + fs.delay_seconds(call)
         with trio.CancelScope(deadline=late_at, shield=True) as scope:
+            self._call_scope = scope
             await fs.spend(ends_at - self._call_began_at)
         if scope.cancelled_caught:
             if isinstance(target, SimFile):

@@ -1,0 +1,179 @@
+"""An orderly stop: its phases, their shares of one deadline, and what each of them took.
+
+The phases are those of the architecture page: stop listening, drain requests, stop background
+work, flush logs, close files. Each has a share of the deadline; what one leaves over goes to those
+that follow. A phase that does not end in time is cut off, and the next begins: a missed flush
+means no clean marker, so that the next start recovers. Cut off is slow, never wrong.
+
+`Shutdown` keeps the clock and the report. The steps themselves are in `broker.broker`, at the
+places of the tree that they belong to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import define, field, frozen
+
+if TYPE_CHECKING:
+    from trio_broker.config import ShutdownConfig
+
+logger = logging.getLogger("trio_broker.shutdown")
+
+LISTENERS = "listeners"
+DRAIN = "drain"
+BACKGROUND = "background"
+FLUSH = "flush"
+CLOSE = "close"
+#: In the order they run. The first three are skipped when somebody asks a second time.
+PHASES = (LISTENERS, DRAIN, BACKGROUND, FLUSH, CLOSE)
+_SKIPPED_IN_A_HURRY = frozenset({LISTENERS, DRAIN, BACKGROUND})
+#: Names of laggards shown in the log; the report has them all.
+_LEFTOVERS_SHOWN = 5
+
+
+@frozen
+class PhaseReport:
+    """How one phase of a stop went.
+
+    Attributes:
+        name: one of `PHASES`.
+        milliseconds: how long it took.
+        leftovers: what had not ended when it was cut off.
+        was_cut: it ran out of its share, or was skipped.
+    """
+
+    name: str
+    milliseconds: float
+    leftovers: tuple[str, ...]
+    was_cut: bool
+
+
+@frozen
+class ShutdownReport:
+    """How a stop went.
+
+    Attributes:
+        reason: who asked for it.
+        milliseconds: from the request to the end.
+        phases: those that ran, in order.
+        failures: what went wrong, each a sentence.
+        clean: every log dir got its clean marker, so the next start scans nothing.
+    """
+
+    reason: str
+    milliseconds: float
+    phases: tuple[PhaseReport, ...]
+    failures: tuple[str, ...]
+    clean: bool
+
+    def __str__(self) -> str:
+        phases = " ".join(f"{phase.name}={phase.milliseconds:.0f}ms" for phase in self.phases)
+        verdict = "clean" if self.clean else "not clean"
+        return f"stopped ({self.reason}), {verdict}, after {self.milliseconds:.0f} ms: {phases}"
+
+
+@define
+class PhaseRun:
+    """A phase while it runs.
+
+    Attributes:
+        deadline: Trio time at which it is cut off.
+        leftovers: to be filled by who runs it, if it is cut off.
+    """
+
+    deadline: float
+    leftovers: list[str] = field(factory=list)
+
+
+class Shutdown:
+    """One stop: when it was asked for, by whom, until when, and how far it has come.
+
+    Attributes:
+        requested: set once a stop has been asked for.
+        deadline: Trio time at which everything ends; inf before.
+    """
+
+    def __init__(self, config: ShutdownConfig) -> None:
+        self.requested = trio.Event()
+        self.deadline = float("inf")
+        self.reason = ""
+        self._config = config
+        self._began = float("inf")
+        self._hurried = False
+        self._phases: list[PhaseReport] = []
+        self._failures: list[str] = []
+        self._current: tuple[str, trio.CancelScope] | None = None
+
+    def request(self, reason: str, *, within_seconds: float | None = None) -> None:
+        """Ask for a stop. Asking again can only bring the deadline nearer."""
+        now = trio.current_time()
+        if not self.requested.is_set():
+            self.reason = reason
+            self._began = now
+            logger.info("stopping: %s", reason)
+        if within_seconds is None:
+            within_seconds = self._config.deadline_seconds
+        self.deadline = min(self.deadline, now + within_seconds)
+        self.requested.set()
+
+    def hurry(self, reason: str, *, within_seconds: float) -> None:
+        """Give up on clients and background work at once; go on with flushing."""
+        self.request(reason, within_seconds=within_seconds)
+        logger.warning("stopping in a hurry: %s", reason)
+        self._hurried = True
+        if self._current is not None and self._current[0] in _SKIPPED_IN_A_HURRY:
+            self._current[1].cancel()
+
+    def failed(self, what: str, cause: BaseException) -> None:
+        """Take note of something that did not end in order."""
+        self._failures.append(f"{what}: {cause}")
+        logger.error("stopping: %s: %s", what, cause)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[PhaseRun]:
+        """Run the block as one phase: cut it off at the end of its share, measure and log it."""
+        began = trio.current_time()
+        run = PhaseRun(min(self.deadline, self._phase_deadline(name, began)))
+        with trio.CancelScope(deadline=run.deadline) as scope:
+            self._current = name, scope
+            if self._hurried and name in _SKIPPED_IN_A_HURRY:
+                scope.cancel()
+            yield run
+        self._current = None
+        milliseconds = (trio.current_time() - began) * 1000
+        report = PhaseReport(name, milliseconds, tuple(run.leftovers), scope.cancelled_caught)
+        self._phases.append(report)
+        _log_phase(report)
+
+    def _phase_deadline(self, name: str, now: float) -> float:
+        """Share out what is left among this phase and those that follow it."""
+        shares = self._config.shares()
+        left = sum(shares[later] for later in PHASES[PHASES.index(name) :])
+        return now + max(self.deadline - now, 0.0) * shares[name] / left
+
+    def report(self, *, clean: bool) -> ShutdownReport:
+        """Sum up, once everything has ended."""
+        milliseconds = (trio.current_time() - self._began) * 1000
+        return ShutdownReport(
+            self.reason, milliseconds, tuple(self._phases), tuple(self._failures), clean
+        )
+
+
+def _log_phase(report: PhaseReport) -> None:
+    shown: Sequence[str] = report.leftovers[:_LEFTOVERS_SHOWN]
+    more = len(report.leftovers) - len(shown)
+    names = ", ".join(shown) + (f" and {more} more" if more else "")
+    if report.was_cut:
+        logger.warning(
+            "stop phase %s cut off after %.0f ms, left: %s",
+            report.name,
+            report.milliseconds,
+            names or "nothing",
+        )
+    else:
+        logger.info("stop phase %s took %.0f ms", report.name, report.milliseconds)
