@@ -291,3 +291,44 @@ def test_a_segment_that_shrank_is_noticed_before_anything_is_written(
     file.close()
     with pytest.raises(CorruptLog):
         sim_bench.fill(1)
+
+
+@pytest.mark.parametrize("disk_seed", range(12))
+def test_a_refused_batch_never_comes_back_in_the_place_of_others(disk_seed: int) -> None:
+    """The cut must be durable although the next append goes to another file."""
+    disk = SimFileSystem(disk_seed)
+    disk.prepare_directory("/logs")
+    with Bench(disk, "/logs") as bench:
+        bench.config = SMALL
+        bench.open()
+        bench.append(batch([b"a" * 300]))
+        fail_call(disk, "write_at", errno.ENOSPC, skip=1)
+        with pytest.raises(AppendFailed):
+            bench.append(batch([b"b" * 300]), batch([b"c" * 600]))
+        bench.append(batch([b"d" * 900]))
+        assert bench.log.segment_count == 2
+        expected = bench.read_all()
+        bench.crash()
+        bench.fs = disk.crash()
+        bench.open()
+        assert bench.read_all() == expected
+
+
+def test_sealing_a_log_whose_last_segment_is_empty(sim_bench: Bench, disk: SimFileSystem) -> None:
+    sim_bench.config = SMALL
+    sim_bench.open()
+    sim_bench.fill(10)
+    expected = sim_bench.read_all()
+    sim_bench.crash()
+    disk.open(f"{sim_bench.directory}/{10:020d}.log", "an append", create=True).close()
+    log = sim_bench.open()
+    assert log.log_end_offset == 10
+    fail_call(disk, "sync")
+    with pytest.raises(SyncFailed):
+        sim_bench.fill(1)
+    run_inline(log.seal_at_durable_job())
+    log.apply_seal()
+    assert sim_bench.read_all() == expected
+    sim_bench.fill(2, start=10)
+    sim_bench.open()
+    assert len(sim_bench.read_all()) == 12
