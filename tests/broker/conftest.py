@@ -8,9 +8,10 @@ import pytest
 
 from trio_broker import BrokerConfig
 
+pytest.register_assert_rewrite("tests.broker.harness")
+
 if TYPE_CHECKING:
     from pathlib import Path
-
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ class AppendSlot:
     Attributes:
         buffer: the whole batch as the client sent it; not changed while the slot is open.
         header: its decoded header.
+        size_bytes: of the buffer when it was queued; the buffer goes with the outcome.
         code: outcome; NONE also for a duplicate, whose original offset is answered.
         base_offset: offset of its first record, -1 unless it was stored.
         log_append_time_ms: -1 unless the topic stamps records itself.
@@ -50,6 +51,7 @@ class AppendSlot:
         "owner",
         "replica",
         "resolved",
+        "size_bytes",
     )
 
     def __init__(
@@ -60,6 +62,7 @@ class AppendSlot:
         self.header = header
         self.owner = owner
         self.resolved = False
+        self.size_bytes = 0
         self.code = ErrorCode.NONE
         self.base_offset = -1
         self.log_append_time_ms = -1

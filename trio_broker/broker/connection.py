@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.broker.handlers.produce import ProduceInFlight, start_produce
-from trio_broker.broker.handlers.table import answer
+from trio_broker.broker.handlers.table import answer, served_api
 from trio_broker.errors import ProtocolError
 from trio_broker.wire.api import ApiKey
 from trio_broker.wire.frames import FrameSplitter
@@ -111,6 +111,7 @@ class Connection:
             self.stream.close()
             for request in self._pending:
                 request.forget()
+                self._state.request_memory.give_back(request.size_bytes)
             self._pending.clear()
 
     def close(self, reason: str) -> None:
@@ -190,6 +191,7 @@ class Connection:
     # Produce: replies come later, in order.
 
     async def _handle_produce(self, header: RequestHeader, frame: memoryview) -> None:
+        served_api(header)
         network = self._state.config.network
         requests_max = network.produce_requests_in_flight_max
         bytes_max = network.produce_bytes_in_flight_max

@@ -53,18 +53,24 @@ logger = logging.getLogger("trio_broker.shard")
 
 
 class PlannedCommit:
-    """One replica's part of a group commit."""
+    """One replica's part of a group commit.
 
-    __slots__ = ("plan", "replica", "size_bytes", "slots", "sync")
+    Attributes:
+        log: the replica's when this was planned. By the time the job has ended it may have been
+            closed, with the task of its replica.
+    """
+
+    __slots__ = ("log", "plan", "replica", "size_bytes", "slots", "sync")
 
     def __init__(
         self, replica: Replica, slots: list[AppendSlot], plan: AppendPlan, *, sync: bool
     ) -> None:
         self.replica = replica
+        self.log = replica.log
         self.slots = slots
         self.plan = plan
         self.sync = sync
-        self.size_bytes = sum(len(slot.buffer) for slot in slots)
+        self.size_bytes = sum(slot.size_bytes for slot in slots)
 
 
 def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[StorageError | OSError | None]]:
@@ -72,7 +78,7 @@ def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[StorageError | OSEr
     results: list[StorageError | OSError | None] = []
     for commit in commits:
         try:
-            yield from commit.replica.log.append_job(commit.plan, sync=commit.sync)
+            yield from commit.log.append_job(commit.plan, sync=commit.sync)
         except (StorageError, OSError) as error:
             results.append(error)
         else:
@@ -130,8 +136,9 @@ class Shard:
 
     def enqueue(self, slot: AppendSlot) -> None:
         """Queue a batch for the next commit."""
+        slot.size_bytes = len(slot.buffer)
         self._queue.append(slot)
-        self.queued_bytes += len(slot.buffer)
+        self.queued_bytes += slot.size_bytes
         if self._parked_writer is not None:
             task, self._parked_writer = self._parked_writer, None
             trio.lowlevel.reschedule(task)
@@ -154,10 +161,8 @@ class Shard:
         self._queue = deque(slot for slot in self._queue if slot.replica is not replica)
         now_ms = self._host.wall.now_ms()
         for slot in mine:
-            self._forget_queued(len(slot.buffer))
-            if replica.has_log and slot.header is not None:
-                # Or a later batch of a new producer could overtake its refused first one.
-                replica.log.producers.refuse(slot.header, now_ms)
+            self._forget_queued(slot.size_bytes)
+            _refuse_sequence(slot, now_ms)
             slot.refuse(code, message)
         self._flusher.flush()
 
@@ -235,10 +240,11 @@ class Shard:
         queue = self._queue
         while queue and (not taken or room > 0):
             slot = queue.popleft()
-            size_bytes = len(slot.buffer)
-            room -= size_bytes
-            self._forget_queued(size_bytes)
-            if not slot.resolved:
+            room -= slot.size_bytes
+            self._forget_queued(slot.size_bytes)
+            if slot.resolved:  # its client has given it up
+                _refuse_sequence(slot, self._host.wall.now_ms())
+            else:
                 taken.append(slot)
         return taken
 
@@ -260,7 +266,7 @@ class Shard:
             for commit, result in zip(commits, results, strict=False):
                 self._settle(commit, result)
             for commit in commits[len(results) :]:
-                commit.replica.log.abandon(commit.plan)
+                commit.log.abandon(commit.plan)
             for slot in slots:
                 # Only a cancelled or stuck commit leaves any: no one may wait for ever.
                 slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
@@ -289,11 +295,13 @@ class Shard:
 
     def _settle(self, commit: PlannedCommit, result: StorageError | OSError | None) -> None:
         """Publish one replica's part, or take it back."""
-        replica, plan = commit.replica, commit.plan
-        log = replica.log
+        replica, log, plan = commit.replica, commit.log, commit.plan
         if result is not None:
             log.abandon(plan)
             self._refuse_commit(commit, result)
+            return
+        if not (replica.has_log and replica.log is log):
+            log.abandon(plan)  # the next opening finds what was stored
             return
         log.publish(plan, synced=commit.sync, now_seconds=trio.current_time())
         if log.checkpoint_due:
@@ -544,6 +552,13 @@ class Shard:
         if self._nursery is not None:
             for replica in replicas:
                 await replica.wait_ended()
+
+
+def _refuse_sequence(slot: AppendSlot, now_ms: int) -> None:
+    """Take note that a batch is not stored, or a later one of a new producer could overtake it."""
+    replica = slot.replica
+    if replica is not None and replica.has_log and slot.header is not None:
+        replica.log.producers.refuse(slot.header, now_ms)
 
 
 def _in_turn(jobs: Sequence[Job[None]]) -> Job[None]:

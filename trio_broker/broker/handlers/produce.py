@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: From this version on topics are named by id (KIP-516).
 TOPIC_ID_VERSION = 13
+ALL_REPLICAS = -1
 #: A client that asks for no timeout still gets an answer.
 TIMEOUT_MS_MAX = 10 * 60 * 1000
 
@@ -160,7 +161,7 @@ def start_produce(
     for topic in parsed.topics:
         slots = request.begin_topic(topic)
         routed, fault = _route(state, topic, by_id=header.api_version >= TOPIC_ID_VERSION)
-        fault = general_fault or fault
+        fault = general_fault or fault or _replication_fault(routed, parsed.acks)
         for index, start, end in topic.partitions:
             request.open_slot()
             span = frame[start:end] if start >= 0 else frame[:0]
@@ -205,6 +206,16 @@ def _route(
     if routed.is_internal:
         return None, (ErrorCode.INVALID_TOPIC_EXCEPTION, "only the broker writes to this topic")
     return routed, None
+
+
+def _replication_fault(
+    topic: RoutedTopic | None, acks: int
+) -> tuple[ErrorCode, str | None] | None:
+    """Refuse acks=all where the topic wants more replicas in sync than there are: there is one."""
+    if acks == ALL_REPLICAS and topic is not None and topic.config.min_insync_replicas > 1:
+        wanted = topic.config.min_insync_replicas
+        return ErrorCode.NOT_ENOUGH_REPLICAS, f"min.insync.replicas is {wanted}, 1 is in sync"
+    return None
 
 
 def _queue_batch(
