@@ -48,9 +48,16 @@ class Reconciler:
         """Go on with deletions that the last stop interrupted; called once, at the start."""
         controller = self._state.controller
         image = controller.image
-        done = [await log_dir.tidy(image) for log_dir in self._state.log_dirs]
-        if image.deletions and all(done):
-            await controller.forget_deletions(list(image.deletions))
+        tidied = {
+            log_dir.directory_id for log_dir in self._state.log_dirs if await log_dir.tidy(image)
+        }
+        finished = [
+            topic_id
+            for topic_id, deletion in image.deletions.items()
+            if all(replica.directory_id in tidied for row in deletion.partitions for replica in row)
+        ]
+        if finished:
+            await controller.forget_deletions(finished)
 
     async def start_partitions(
         self, image: MetadataImage, partitions: Sequence[PartitionState]

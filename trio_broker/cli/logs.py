@@ -43,11 +43,20 @@ class _BoundedQueueHandler(logging.handlers.QueueHandler):
             logging.getLogger("trio_broker.logs").warning("dropped %d log lines", dropped)
 
 
+def _without_message(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Drop the text that queueing a record leaves in it, which is the event once more."""
+    event.pop("message", None)
+    return event
+
+
 def _formatter(*, colours: bool, as_json: bool) -> logging.Formatter:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _without_message,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         structlog.processors.EventRenamer("msg"),
     ]
