@@ -273,6 +273,10 @@ def fetch_request(
 
 
 # ------------------------------------------------------------------------------------- simulation
+async def _run_on(machine: SimMachine, program: Any, *, task_status: Any) -> None:
+    await machine.run(lambda host: program(host, task_status))
+
+
 class World:
     """A simulated machine with a disk and a network of its own, for one or several brokers.
 
@@ -305,6 +309,23 @@ class World:
 
     def running(self, *, reraise: bool = True, **changes: Any) -> Any:
         return running(self.config(**changes), host=self.host, reraise=reraise)
+
+    @asynccontextmanager
+    async def running_until_power_cut(self, **changes: Any) -> AsyncIterator[Running]:
+        """Run a broker for the length of a block; where that ends, the machine loses its power."""
+        run = Running(BrokerTree(self.config(**changes), self.host), self.host)
+        machine = self.machine
+        async with trio.open_nursery() as nursery:
+
+            async def serve(host: Host, task_status: Any) -> None:
+                async with trio.open_nursery() as inner:
+                    await inner.start(run.tree.run)
+                    task_status.started()
+
+            await nursery.start(_run_on, machine, serve)
+            yield run
+            machine.power_off()
+        self.machine = machine.power_on()
 
     def connect(self) -> Any:
         """Open a connection from another machine."""

@@ -147,6 +147,8 @@ class Connection:
             while not self._is_draining():
                 if not memory.has_room:
                     await memory.wait_for_room()
+                    if self._is_draining():
+                        return
                 self._receiving = True
                 count = await stream.receive_into(splitter.writable())
                 self._receiving = False
@@ -183,9 +185,15 @@ class Connection:
     async def _send(self, buffers: Sequence[Buffer]) -> None:
         """Send a reply, giving the peer a new deadline for each piece of it."""
         stall_seconds = self._state.config.network.send_stall_seconds_max
-        for piece in pieces(buffers, SEND_PIECE_BYTES):
-            self.deadline = trio.current_time() + stall_seconds
-            await self.stream.send_vectored(piece)
+        memory = self._state.response_memory
+        size_bytes = sum(map(len, buffers))
+        memory.take(size_bytes)
+        try:
+            for piece in pieces(buffers, SEND_PIECE_BYTES):
+                self.deadline = trio.current_time() + stall_seconds
+                await self.stream.send_vectored(piece)
+        finally:
+            memory.give_back(size_bytes)
         self.deadline = float("inf")
 
     # Produce: replies come later, in order.

@@ -23,6 +23,8 @@ FETCH_BYTES_MAX = 1024 * 1024
 FETCH_WAIT_MS_MAX = 60_000
 #: Most bytes that the records of one compressed batch may unfold to.
 BATCH_BYTES_MAX = 64 * 1024 * 1024
+#: A program that reads records which are there already lets others run this often.
+_RECORDS_PER_TURN = 64
 
 
 class PartitionReader(trio.abc.ReceiveChannel["Record"]):
@@ -55,7 +57,7 @@ class PartitionReader(trio.abc.ReceiveChannel["Record"]):
     async def receive(self) -> Record:
         """Return the next record, waiting for it if need be.
 
-        Cancellation: nothing was read.
+        Cancellation: nothing was read. Others get their turn at least every 64 records.
 
         Raises:
             RequestError: OFFSET_OUT_OF_RANGE if retention has overtaken this reader,
@@ -63,6 +65,12 @@ class PartitionReader(trio.abc.ReceiveChannel["Record"]):
             trio.EndOfChannel: the broker is stopping.
             trio.ClosedResourceError: the reader was closed.
         """
+        if self._closed:
+            raise trio.ClosedResourceError
+        if len(self._records) % _RECORDS_PER_TURN:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
         while not self._records:
             if self._closed:
                 raise trio.ClosedResourceError

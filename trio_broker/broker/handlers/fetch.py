@@ -11,6 +11,7 @@ broker's draining; it never polls.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,23 +31,28 @@ if TYPE_CHECKING:
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import Buffer
-    from trio_broker.storage.log import ReadPlan
+    from trio_broker.storage.log import Log, ReadPlan
     from trio_broker.wire.fetch import FetchPartition, FetchRequest
     from trio_broker.wire.headers import RequestHeader
 
+logger = logging.getLogger("trio_broker.fetch")
+
 TOPIC_ID_VERSION = 13
+#: Session epochs of a whole fetch: one that asks for a session, and one without (KIP-227).
+_WHOLE_FETCH_EPOCHS = frozenset({0, -1})
 READ_COMMITTED = 1
 
 
 class _Target:
     """One partition of a fetch: where it leads, and what would be read of it now."""
 
-    __slots__ = ("code", "diverging", "plan", "replica", "wanted")
+    __slots__ = ("code", "diverging", "log", "plan", "replica", "wanted")
 
     def __init__(self, wanted: FetchPartition, replica: Replica | None, code: ErrorCode) -> None:
         self.wanted = wanted
         self.replica = replica
         self.code = code
+        self.log: Log | None = None
         self.plan: ReadPlan | None = None
         self.diverging: EpochEndOffset | None = None
 
@@ -90,6 +96,7 @@ async def fetch(
     state: BrokerState, request: FetchRequest, *, by_id: bool
 ) -> list[list[PartitionFetchResult]]:
     """Read what is asked for, waiting as the request says; one list of results per topic."""
+    await trio.lowlevel.checkpoint()  # what is in memory is read, and often sent, without waiting
     topics = [_targets(state, topic, request, by_id=by_id) for topic in request.topics]
     targets = [target for topic in topics for target in topic]
     deadline = trio.current_time() + max(request.max_wait_ms, 0) / 1000
@@ -114,11 +121,9 @@ async def fetch(
 
 
 def _session_fault(request: FetchRequest) -> ErrorCode:
-    if request.session_id != 0:
-        return ErrorCode.FETCH_SESSION_ID_NOT_FOUND
-    if request.session_epoch > 0:
-        return ErrorCode.INVALID_FETCH_SESSION_EPOCH
-    return ErrorCode.NONE
+    if request.session_epoch in _WHOLE_FETCH_EPOCHS:
+        return ErrorCode.NONE  # whatever session it ends: all that is wanted is in the request
+    return ErrorCode.FETCH_SESSION_ID_NOT_FOUND
 
 
 def _targets(
@@ -159,32 +164,42 @@ def _plan(state: BrokerState, request: FetchRequest, targets: list[_Target]) -> 
         target.code = replica.refusal or replica.epoch_fault(target.wanted.current_leader_epoch)
         if target.code:
             continue
+        target.log = replica.log
         target.diverging = _divergence(target.wanted, replica)
         if target.diverging is not None:
+            if target.diverging.epoch < 0:
+                target.code = ErrorCode.OFFSET_OUT_OF_RANGE  # of an epoch that is not in this log
             continue
         committed = request.isolation_level == READ_COMMITTED
+        limit = max(0, min(target.wanted.max_bytes, room - readable_bytes))
+        is_first = readable_bytes == 0
         plan = replica.log.locate(
             target.wanted.fetch_offset,
-            max_bytes=max(0, min(target.wanted.max_bytes, room - readable_bytes)),
+            max_bytes=limit,
             upper_offset=replica.last_stable_offset if committed else replica.high_watermark,
-            at_least_one=readable_bytes == 0,
+            at_least_one=is_first,
         )
         if plan is None:
             target.code = ErrorCode.OFFSET_OUT_OF_RANGE
             continue
         target.plan = plan
-        readable_bytes += plan.estimated_bytes
+        if not plan.is_empty:
+            # What the plan looks through can be more than what it returns.
+            readable_bytes += max(min(plan.estimated_bytes, limit), is_first)
     return readable_bytes
 
 
 def _divergence(wanted: FetchPartition, replica: Replica) -> EpochEndOffset | None:
-    """Say where our log ends for the epoch the client last read, if it has read past that."""
+    """Say where our log ends for the epoch the client last read, if it has read past that.
+
+    Epoch -1 says that the log knows nothing of that epoch.
+    """
     if wanted.last_fetched_epoch < 0:
         return None
     epoch, end_offset = replica.log.epochs.end_offset_for(
         wanted.last_fetched_epoch, replica.log.log_end_offset
     )
-    if epoch < 0 or (epoch == wanted.last_fetched_epoch and wanted.fetch_offset <= end_offset):
+    if epoch == wanted.last_fetched_epoch and wanted.fetch_offset <= end_offset:
         return None
     return EpochEndOffset(epoch, end_offset)
 
@@ -204,24 +219,27 @@ async def _park(targets: list[_Target], missing_bytes: int, deadline: float) -> 
 
 
 async def _read(request: FetchRequest, target: _Target) -> PartitionFetchResult:
-    replica, plan = target.replica, target.plan
+    replica, plan, log = target.replica, target.plan, target.log
     index = target.wanted.index
     if replica is None or target.code:
         return PartitionFetchResult(index, target.code)
+    if replica.refusal or replica.log is not log:
+        # Closed, or opened again, while this fetch was reading from others.
+        return PartitionFetchResult(index, replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR)
+    assert log is not None
     records: Sequence[Buffer] = ()
-    log = replica.log
     high_watermark, stable = replica.high_watermark, replica.last_stable_offset
     start_offset = log.log_start_offset
     if plan is not None and not plan.is_empty:
-        cached = log.read_cached(plan)
-        if cached is not None:
-            records = cached
-        else:
-            try:
-                records = await replica.shard.lane.run(log.read_job(plan))
-            except (StorageError, OSError):
-                code = replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR
-                return PartitionFetchResult(index, code)
+        try:
+            cached = log.read_cached(plan)
+            if cached is None:
+                cached = await replica.shard.lane.run(log.read_job(plan))
+        except (StorageError, OSError) as error:
+            logger.error("%r: reading at %d: %s", replica, target.wanted.fetch_offset, error)
+            code = replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR
+            return PartitionFetchResult(index, code)
+        records = cached
         if records:
             replica.topic.traffic.fetched(sum(map(len, records)))
     return PartitionFetchResult(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import Job
-    from trio_broker.storage.log import Log
+    from trio_broker.storage.log import TimestampedOffset
 
 logger = logging.getLogger("trio_broker.list_offsets")
 
@@ -135,23 +135,32 @@ async def _find(replica: Replica, timestamp_ms: int, upper_offset: int) -> Posit
         timestamp_ms = log.max_timestamp
         if timestamp_ms < 0:
             return Position()
-    return await replica.shard.lane.run(_search_job(log, timestamp_ms, upper_offset))
-
-
-def _search_job(log: Log, timestamp_ms: int, upper_offset: int) -> Job[Position]:
-    """Find the first batch that reaches `timestamp_ms`, and in it the first record that does."""
     from_offset = log.log_start_offset
-    found = yield from log.offset_by_timestamp_job(
+    search = log.offset_by_timestamp_job(
         timestamp_ms, from_offset=from_offset, upper_offset=upper_offset
     )
+    return await replica.shard.lane.run(_search_job(search, timestamp_ms, from_offset))
+
+
+def _search_job(
+    search: Job[TimestampedOffset | None], timestamp_ms: int, from_offset: int
+) -> Job[Position]:
+    """Find the first batch that reaches `timestamp_ms`, and in it the first record that does.
+
+    Args:
+        search: finds the batch; made on the event loop, which the log belongs to.
+        timestamp_ms: what to look for.
+        from_offset: no answer may lie below it.
+    """
+    found = yield from search
     if found is None:
         return Position()
     epoch = found.header.leader_epoch
-    search = partial(first_record_at, found.batch, timestamp_ms, bytes_max=BATCH_BYTES_MAX)
+    unfold = partial(first_record_at, found.batch, timestamp_ms, bytes_max=BATCH_BYTES_MAX)
     try:
-        record = yield search, ()
+        record = yield unfold, ()
     except (CorruptRecords, CodecUnavailable) as error:
-        logger.info("%s: answering the offset of a batch: %s", log.topic_partition, error)
+        logger.info("answering with the batch at offset %d: %s", found.offset, error)
         record = None
     if record is None:
         return Position(found.timestamp_ms, max(found.offset, from_offset), epoch)

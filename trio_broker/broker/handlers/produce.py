@@ -208,9 +208,7 @@ def _route(
     return routed, None
 
 
-def _replication_fault(
-    topic: RoutedTopic | None, acks: int
-) -> tuple[ErrorCode, str | None] | None:
+def _replication_fault(topic: RoutedTopic | None, acks: int) -> tuple[ErrorCode, str | None] | None:
     """Refuse acks=all where the topic wants more replicas in sync than there are: there is one."""
     if acks == ALL_REPLICAS and topic is not None and topic.config.min_insync_replicas > 1:
         wanted = topic.config.min_insync_replicas
