@@ -8,12 +8,15 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing
 if TYPE_CHECKING:
+    from trio_broker.admin.statistics import BrokerStatistics
     from trio_broker.broker.embed import Broker, open_broker, serve
     from trio_broker.config import (
         BrokerConfig,
         Durability,
         GroupConfig,
+        HttpConfig,
         LimitsConfig,
+        MetricsConfig,
         NetworkConfig,
         StorageConfig,
         TimestampType,
@@ -36,11 +39,14 @@ __all__ = [
     "BrokerClosed",
     "BrokerConfig",
     "BrokerCrashed",
+    "BrokerStatistics",
     "ConfigError",
     "Durability",
     "ErrorCode",
     "GroupConfig",
+    "HttpConfig",
     "LimitsConfig",
+    "MetricsConfig",
     "NetworkConfig",
     "RequestError",
     "StorageConfig",
@@ -53,13 +59,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BrokerStatistics": "trio_broker.admin.statistics",
     **dict.fromkeys(("Broker", "open_broker", "serve"), "trio_broker.broker.embed"),
     **dict.fromkeys(
         (
             "BrokerConfig",
             "Durability",
             "GroupConfig",
+            "HttpConfig",
             "LimitsConfig",
+            "MetricsConfig",
             "NetworkConfig",
             "StorageConfig",
             "TimestampType",

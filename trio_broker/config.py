@@ -8,6 +8,8 @@ one checks every field at once and raises `ConfigError` with all mistakes found.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Self
@@ -23,6 +25,12 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 DAY_MS = 24 * 60 * 60 * 1000
+
+#: Shorter ones can be guessed.
+TOKEN_CHARACTERS_MIN = 16
+_TOKEN = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},1000}}")
+#: What `MetricsConfig.compat` may name.
+METRICS_COMPAT = ("kafka_exporter",)
 
 
 class Durability(StrEnum):
@@ -308,6 +316,69 @@ class ShutdownConfig:
 
 
 @frozen(kw_only=True)
+class HttpConfig:
+    """Health and metrics over HTTP."""
+
+    listen: str | None = _described(None, help="address of health and metrics; unset: none")
+    token: str | None = field(
+        default=None,
+        repr=False,
+        metadata={"help": "what 'Authorization: Bearer' must carry for all but the probes"},
+    )
+    host_names: tuple[str, ...] = _described(
+        (), help="names that Host headers may have, besides addresses and localhost"
+    )
+    connections_max: int = _bounded(32, 1, 10_000, help="connections open at once")
+    header_bytes_max: int = _bounded(16 * KIB, KIB, MIB, help="longest request line and headers")
+    body_bytes_max: int = _bounded(64 * KIB, 0, MIB, help="longest body; none is ever needed")
+    request_seconds_max: float = _bounded(10, 0.1, 3600, help="a request must arrive within")
+    send_seconds_max: float = _bounded(10, 0.1, 3600, help="a client must take its answer within")
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse values outside their limits, and to be open to strangers."""
+        faults = _check_fields(self)
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            faults.append(
+                f"token must be {TOKEN_CHARACTERS_MIN} to 1000 printable ASCII characters"
+            )
+        if self.listen is not None:
+            if fault := _address_fault("listen", self.listen):
+                faults.append(fault)
+            elif self.token is None and not _is_loopback(split_address(self.listen)[0]):
+                faults.append(
+                    f"listen: {self.listen!r} can be reached from other machines, and what is "
+                    "served there says much about this one: set 'http.token', or listen on "
+                    "127.0.0.1"
+                )
+        if faults:
+            raise ConfigError(faults)
+
+
+@frozen(kw_only=True)
+class MetricsConfig:
+    """What a scrape of the metrics shows."""
+
+    per_partition: bool = _described(True, help="series for each partition and committed offset")
+    per_partition_max: int = _bounded(
+        1_000, 0, 1_000_000, help="most partitions, and most committed offsets, with series"
+    )
+    compat: tuple[str, ...] = _described(
+        (), help="the same values under further names: kafka_exporter"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse values outside their limits, all at once."""
+        faults = _check_fields(self)
+        faults += [
+            f"compat: {name!r} is not known, use 'kafka_exporter'"
+            for name in self.compat
+            if name not in METRICS_COMPAT
+        ]
+        if faults:
+            raise ConfigError(faults)
+
+
+@frozen(kw_only=True)
 class BrokerConfig:
     """Everything a broker needs to know before it starts.
 
@@ -334,6 +405,8 @@ class BrokerConfig:
     storage: StorageConfig = field(factory=StorageConfig)
     limits: LimitsConfig = field(factory=LimitsConfig)
     group: GroupConfig = field(factory=GroupConfig)
+    http: HttpConfig = field(factory=HttpConfig)
+    metrics: MetricsConfig = field(factory=MetricsConfig)
 
     def __attrs_post_init__(self) -> None:
         """Refuse values outside their limits, all at once."""
@@ -378,6 +451,16 @@ def split_address(text: str) -> tuple[str, int]:
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port} is not between 0 and 65535")
     return host.strip("[]"), port
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address; of a name nobody can tell."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _address_fault(name: str, text: str) -> str | None:

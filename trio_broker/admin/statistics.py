@@ -187,7 +187,7 @@ class LogDirStatistics:
         state: ok, or what is wrong with it.
         cause: why it is not ok, else empty.
         total_bytes: of its filesystem; None until measured.
-        free_bytes: of that, what this process may use; measured every half minute.
+        free_bytes: of that, what this process may use; measured every second.
         write_failures: writes that the system refused and that were cut back.
         shards: by index.
     """

@@ -17,8 +17,10 @@ from trio_broker.broker.controller import open_controller
 from trio_broker.broker.group_coordinator import GroupCoordinator
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.broker.housekeeping import shorten_offsets_logs
+from trio_broker.broker.http_server import open_http_server
 from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_listeners
 from trio_broker.broker.log_dir import LogDir, open_log_dirs
+from trio_broker.broker.phase import Phase
 from trio_broker.broker.reaper import reap_forever
 from trio_broker.broker.reconciler import Reconciler
 from trio_broker.broker.shutdown import (
@@ -66,16 +68,22 @@ class BrokerTree:
         self.ended = trio.Event()
         self.report: ShutdownReport | None = None
         self._shutdown = Shutdown(config.shutdown)
+        self.state.stop_phases = self._shutdown.phases
         self._scope = trio.CancelScope()
 
     def request_stop(self, reason: str = "asked to") -> None:
         """Begin an orderly stop. Idempotent."""
         self._shutdown.request(reason)
-        self._follow_deadline()
+        self._stop_being_ready()
 
     def hurry(self, reason: str) -> None:
         """Stop as fast as is possible without losing what was acknowledged."""
         self._shutdown.hurry(reason, within_seconds=HURRY_SECONDS)
+        self._stop_being_ready()
+
+    def _stop_being_ready(self) -> None:
+        if self.state.phase is Phase.SERVING:
+            self.state.phase = Phase.DRAINING
         self._follow_deadline()
 
     def _follow_deadline(self) -> None:
@@ -92,20 +100,24 @@ class BrokerTree:
         """
         try:
             with self._scope:
-                async with AsyncExitStack() as stack:
-                    await self._start_storage(stack)
-                    await self._serve(task_status)
-                    await self._close_storage()
+                async with open_http_server(self.state):
+                    async with AsyncExitStack() as stack:
+                        await self._start_storage(stack)
+                        await self._serve(task_status)
+                        await self._close_storage()
+                    self.state.phase = Phase.STOPPED
             clean = all(log_dir.closed_cleanly for log_dir in self.state.log_dirs)
             self.report = self._shutdown.report(clean=clean)
             logger.log(logging.INFO if clean else logging.ERROR, "%s", self.report)
         finally:
+            self.state.phase = Phase.STOPPED
             self.ended.set()
 
     async def _start_storage(self, stack: AsyncExitStack) -> None:
         state = self.state
         controller = await stack.enter_async_context(open_controller(state))
         state.controller = controller
+        state.phase = Phase.RECOVERING
         state.log_dirs = await stack.enter_async_context(open_log_dirs(state))
         await controller.broker_started(
             [
@@ -145,14 +157,18 @@ class BrokerTree:
                         # From here on only `request_stop` ends the tree, under its deadline.
                         self._scope.shield = True
                         self.started = True
+                        state.phase = Phase.SERVING
                         task_status.started()
                         await self._shutdown.requested.wait()
+                        state.phase = Phase.DRAINING
+                        await self._shutdown.grace()
                         with self._shutdown.phase(LISTENERS):
                             sockets.close()
                             accepting.cancel_scope.cancel()
                 with self._shutdown.phase(DRAIN) as phase:
                     await self._drain(phase)
                 connections.cancel_scope.cancel()
+            state.phase = Phase.STOPPING
             with self._shutdown.phase(BACKGROUND) as phase:
                 background.cancel_scope.cancel()
                 for log_dir in state.log_dirs:

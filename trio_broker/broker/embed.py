@@ -20,6 +20,7 @@ from trio_broker.broker.handlers.produce import check_batch
 from trio_broker.broker.partition_reader import PartitionReader
 from trio_broker.broker.partitioner import choose_partition
 from trio_broker.broker.session import Session
+from trio_broker.broker.statistics import snapshot
 from trio_broker.broker.supervise import first_cause
 from trio_broker.config import BrokerConfig
 from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
@@ -28,6 +29,7 @@ from trio_broker.records.batch import BatchHeader
 from trio_broker.records.build import Record, build_batch
 
 if TYPE_CHECKING:
+    from trio_broker.admin.statistics import BrokerStatistics
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.shutdown import ShutdownReport
     from trio_broker.host.interface import Host
@@ -60,6 +62,18 @@ class Broker:
     def bootstrap(self) -> str:
         """What to give Kafka clients as bootstrap.servers; empty without listeners."""
         return ",".join(f"{host}:{port}" for host, port in self._state.bound)
+
+    @property
+    def http_listeners(self) -> list[tuple[str, int]]:
+        """Addresses of health and metrics, (host, port), with the real ports."""
+        return list(self._state.http_bound)
+
+    def statistics(self) -> BrokerStatistics:
+        """Return what the broker does at this moment, as plain values.
+
+        Reads memory only; some microseconds for each partition and committed offset.
+        """
+        return snapshot(self._state)
 
     @property
     def cluster_id(self) -> str:
@@ -172,6 +186,9 @@ class Broker:
         verdict = check_batch(self._state, replica.topic, memoryview(batch))
         if not isinstance(verdict, BatchHeader):
             raise RequestError(verdict.code, verdict.message)
+        refusal = replica.shard.log_dir.produce_refusal
+        if refusal is not None:
+            raise RequestError(ErrorCode.KAFKA_STORAGE_ERROR, refusal)
         await replica.shard.wait_for_room()
         append = AwaitedAppend()
         slot = append.submit(replica, batch, verdict)

@@ -76,25 +76,40 @@ async def bind_listeners(state: BrokerState, resources: ExitStack) -> list[Liste
     return listeners
 
 
+class PatientListener:
+    """Accepts at one address, and waits while the system has no room for another client."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._last_logged = float("-inf")
+
+    async def accept(self) -> Stream | None:
+        """Return the next client's stream, or None once the listener is closed.
+
+        Raises:
+            OSError: the listener does not work any more.
+        """
+        while True:
+            try:
+                return await self._listener.accept()
+            except trio.ClosedResourceError:
+                return None
+            except OSError as error:
+                if error.errno in _CLIENT_GONE:
+                    continue
+                if error.errno not in _OVERLOADED:
+                    raise
+                now = trio.current_time()
+                if now - self._last_logged >= _LOG_INTERVAL_SECONDS:
+                    self._last_logged = now
+                    logger.error("cannot accept clients at %s: %s", self._listener.port, error)
+                await trio.sleep(_OVERLOAD_PAUSE_SECONDS)
+
+
 async def accept_forever(state: BrokerState, listener: Listener, gate: ConnectionGate) -> None:
     """Accept clients of one address until the listener is closed or the task cancelled."""
-    last_logged = float("-inf")
-    while True:
-        try:
-            stream = await listener.accept()
-        except trio.ClosedResourceError:
-            return
-        except OSError as error:
-            if error.errno in _CLIENT_GONE:
-                continue
-            if error.errno not in _OVERLOADED:
-                raise
-            now = trio.current_time()
-            if now - last_logged >= _LOG_INTERVAL_SECONDS:
-                last_logged = now
-                logger.error("cannot accept clients at %s: %s", listener.port, error)
-            await trio.sleep(_OVERLOAD_PAUSE_SECONDS)
-            continue
+    patient = PatientListener(listener)
+    while (stream := await patient.accept()) is not None:
         address = stream.peer.rpartition(":")[0]
         if state.draining or not gate.enter(address):
             state.connections_refused += not state.draining

@@ -96,6 +96,7 @@ class Shutdown:
     Attributes:
         requested: set once a stop has been asked for.
         deadline: Trio time at which everything ends; inf before.
+        phases: those that are over, in order.
     """
 
     def __init__(self, config: ShutdownConfig) -> None:
@@ -105,7 +106,8 @@ class Shutdown:
         self._config = config
         self._began = float("inf")
         self._hurried = False
-        self._phases: list[PhaseReport] = []
+        self.phases: list[PhaseReport] = []
+        self._grace_scope = trio.CancelScope()
         self._failures: list[str] = []
         self._current: tuple[str, trio.CancelScope] | None = None
 
@@ -117,7 +119,7 @@ class Shutdown:
             self._began = now
             logger.info("stopping: %s", reason)
         if within_seconds is None:
-            within_seconds = self._config.deadline_seconds
+            within_seconds = self._config.ready_grace_seconds + self._config.deadline_seconds
         self.deadline = min(self.deadline, now + within_seconds)
         self.requested.set()
 
@@ -126,8 +128,18 @@ class Shutdown:
         self.request(reason, within_seconds=within_seconds)
         logger.warning("stopping in a hurry: %s", reason)
         self._hurried = True
+        self._grace_scope.cancel()
         if self._current is not None and self._current[0] in _SKIPPED_IN_A_HURRY:
             self._current[1].cancel()
+
+    async def grace(self) -> None:
+        """Go on as before for a while, so that load balancers see that we are not ready any more.
+
+        Not counted against the deadline; over at once when somebody is in a hurry.
+        """
+        with self._grace_scope:
+            self._grace_scope.deadline = self._began + self._config.ready_grace_seconds
+            await trio.sleep_forever()
 
     def failed(self, what: str, cause: BaseException) -> None:
         """Take note of something that did not end in order."""
@@ -147,7 +159,7 @@ class Shutdown:
         self._current = None
         milliseconds = (trio.current_time() - began) * 1000
         report = PhaseReport(name, milliseconds, tuple(run.leftovers), scope.cancelled_caught)
-        self._phases.append(report)
+        self.phases.append(report)
         _log_phase(report)
 
     def _phase_deadline(self, name: str, now: float) -> float:
@@ -160,7 +172,7 @@ class Shutdown:
         """Sum up, once everything has ended."""
         milliseconds = (trio.current_time() - self._began) * 1000
         return ShutdownReport(
-            self.reason, milliseconds, tuple(self._phases), tuple(self._failures), clean
+            self.reason, milliseconds, tuple(self.phases), tuple(self._failures), clean
         )
 
 

@@ -21,7 +21,7 @@ from trio_broker.broker.topics import TopicRouter
 from trio_broker.config import split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from trio_broker.broker.connection import Connection
     from trio_broker.broker.controller import Controller
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.handlers.served import ServedApi
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.session import Session
+    from trio_broker.broker.shutdown import PhaseReport
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
     from trio_broker.host.interface import Host
@@ -46,7 +47,7 @@ class BrokerState:
         connections_accepted: clients let in, ever.
         connections_refused: clients turned away because there were too many.
         leaks_suspected: owners that hold files for longer than they may.
-        stop_seconds: what the phases of the stop have taken so far, by name.
+        stop_phases: those phases of the stop that are over.
         request_memory: frames being handled or waiting for the disk.
         response_memory: fetched bytes being sent.
         draining: no new request is taken; parked ones answer with what they have.
@@ -80,7 +81,7 @@ class BrokerState:
     connections_accepted: int = 0
     connections_refused: int = 0
     leaks_suspected: int = 0
-    stop_seconds: dict[str, float] = field(factory=dict)
+    stop_phases: Sequence[PhaseReport] = ()
     started_at: float = field(factory=trio.current_time)
     http_bound: list[tuple[str, int]] = field(factory=list)
     _controller: Controller | None = None

@@ -135,7 +135,7 @@ def _collect(state: BrokerState) -> Collecting:
             FaultStatistics(boundary=boundary, count=record.count, last_cause=record.last_cause)
             for boundary, record in state.supervisor.faults.items()
         ),
-        stop_seconds=tuple(state.stop_seconds.items()),
+        stop_seconds=tuple((phase.name, phase.milliseconds / 1000) for phase in state.stop_phases),
     )
 
 
@@ -191,7 +191,7 @@ def _partition(
 
 def _group(state: BrokerState, summary: GroupSummary) -> Generator[None, None, GroupStatistics]:
     now_ms = state.host.wall.now_ms()
-    offsets = []
+    offsets: list[CommittedOffset] = []
     for name, partitions in sorted(summary.offsets.items()):
         routed = state.router.by_name.get(name)
         yield
@@ -255,13 +255,14 @@ def _requests(state: BrokerState) -> tuple[RequestStatistics, ...]:
 
 
 def _log_dir(state: BrokerState, log_dir: LogDir) -> LogDirStatistics:
+    space = log_dir.health.space
     return LogDirStatistics(
         path=log_dir.directory.path,
         directory_id=str(log_dir.directory_id),
-        state=log_dir.disk_state.value,
+        state=log_dir.health.state.value,
         cause=log_dir.cause,
-        total_bytes=None if log_dir.space is None else log_dir.space.total_bytes,
-        free_bytes=None if log_dir.space is None else log_dir.space.free_bytes,
+        total_bytes=None if space is None else space.total_bytes,
+        free_bytes=None if space is None else space.free_bytes,
         write_failures=log_dir.write_failures,
         shards=tuple(
             ShardStatistics(
@@ -280,12 +281,13 @@ def _log_dir(state: BrokerState, log_dir: LogDir) -> LogDirStatistics:
 
 
 def _log_dir_health(state: BrokerState, log_dir: LogDir) -> LogDirHealth:
+    space = log_dir.health.space
     return LogDirHealth(
         path=log_dir.directory.path,
-        state=log_dir.disk_state.value,
+        state=log_dir.health.state.value,
         cause=log_dir.cause,
-        total_bytes=None if log_dir.space is None else log_dir.space.total_bytes,
-        free_bytes=None if log_dir.space is None else log_dir.space.free_bytes,
+        total_bytes=None if space is None else space.total_bytes,
+        free_bytes=None if space is None else space.free_bytes,
         shards=tuple(
             ShardHealth(
                 index=index,

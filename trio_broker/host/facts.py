@@ -16,12 +16,13 @@ _process = psutil.Process()
 
 
 class ProcessFacts(NamedTuple):
-    """What this process uses now."""
+    """What this process uses now; `started_at` is in seconds since the Unix epoch."""
 
     resident_bytes: int
     cpu_seconds: float
     threads: int
     descriptors: int
+    started_at: float
 
 
 class MountFacts(NamedTuple):
@@ -66,6 +67,7 @@ def process_facts() -> ProcessFacts:
             cpu_seconds=sum(process.cpu_times()[:2]),
             threads=process.num_threads(),
             descriptors=process.num_fds(),
+            started_at=process.create_time(),
         )
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     import trio
 
+    from trio_broker.host.facts import ProcessFacts
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -267,6 +269,17 @@ class Network(Protocol):
     async def connect(self, host: str, port: int) -> Stream:
         """Connect. Raises OSError."""
 
+    def send_datagram(self, path: str, payload: bytes) -> None:
+        """Hand a datagram to the Unix socket at `path`, or lose it; never blocks.
+
+        Args:
+            path: of the socket; one that begins with '@' names an abstract socket (Linux).
+            payload: at most a few hundred bytes.
+
+        Raises:
+            OSError: nobody is there, or their queue is full.
+        """
+
 
 class WallClock(Protocol):
     """Civil time: for record timestamps and retention only, never for deadlines."""
@@ -298,6 +311,7 @@ class Host:
         open_lane: makes a lane with that name; arguments are (name, operation deadline seconds).
         simulated: True on a simulated machine; `open_broker` checks it against the clock in use.
         descriptors_max: how many descriptors this process may have (RLIMIT_NOFILE).
+        process_facts: tells what this process uses, for a job; None on a simulated machine.
     """
 
     name: str
@@ -308,3 +322,4 @@ class Host:
     open_lane: Callable[[str, float], Lane]
     simulated: bool = False
     descriptors_max: int = 1024
+    process_facts: Callable[[], ProcessFacts] | None = None

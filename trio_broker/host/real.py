@@ -27,4 +27,5 @@ def real_host(name: str = "local") -> Host:
         entropy=RealEntropy(),
         open_lane=RealLane,
         descriptors_max=facts.descriptors_max(),
+        process_facts=facts.process_facts,
     )

@@ -256,6 +256,13 @@ class RealNetwork:
             address = (host, port)
         return _stream(connected, address)
 
+    def send_datagram(self, path: str, payload: bytes) -> None:
+        """See `interface.Network.send_datagram`."""
+        address = "\0" + path[1:] if path.startswith("@") else path
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(payload, address)
+
 
 def _stream(connected: socket.socket, address: tuple[str, int]) -> RealStream:
     """Make a stream of a connected socket, or close it if that fails."""

@@ -192,6 +192,11 @@ class AppendPlan:
         self.opened: list[tuple[Segment, File]] = []
         self.reserved = 0
 
+    @property
+    def batch_count(self) -> int:
+        """Batches that are stored by it: duplicates and refused ones are not."""
+        return sum(len(write.batches) for write in self.writes)
+
     def __repr__(self) -> str:
         return (
             f"<AppendPlan {len(self.outcomes)} batches {self.size_bytes} B"

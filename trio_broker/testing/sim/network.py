@@ -384,6 +384,10 @@ class SimNetwork:
         internet.note(f"net {self.name} connects to {target}", port)
         return near
 
+    def send_datagram(self, path: str, payload: bytes) -> None:
+        """Find nobody: simulated machines have no Unix sockets."""
+        raise FileNotFoundError(errno.ENOENT, "no such socket on a simulated machine", path)
+
     def listener(self, port: int) -> SimListener | None:
         """Return what listens on a port."""
         return self._listeners.get(port)
