@@ -581,7 +581,9 @@ async def open_controller(state: BrokerState) -> AsyncIterator[Controller]:
                     supervisor=state.supervisor,
                     new_topic_id=host.entropy.uuid,
                     failed_directories=lambda: {
-                        log_dir.directory_id for log_dir in state.log_dirs if log_dir.is_failed
+                        log_dir.directory_id
+                        for log_dir in state.log_dirs
+                        if log_dir.health.refuses_produce
                     },
                 ) as controller,
             ):

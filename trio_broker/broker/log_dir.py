@@ -7,18 +7,22 @@ shards; leaving closes the logs in order and writes the marker back only if noth
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import posixpath
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.disk_guard import DiskGuard
+from trio_broker.broker.housekeeping import keep_house_once
 from trio_broker.broker.shard import Shard
 from trio_broker.errors import StorageError
 from trio_broker.storage import paths
+from trio_broker.storage.disk_state import DiskHealth, DiskState
 from trio_broker.storage.files import ReplicaFiles
 from trio_broker.storage.handles import SegmentCache
 from trio_broker.storage.log import LogSettings
@@ -44,13 +48,8 @@ logger = logging.getLogger("trio_broker.log_dir")
 
 #: Fewer open segment files than this make no sense.
 FILES_MIN = 16
-
-
-class DiskState(Enum):
-    """What a log dir can do now."""
-
-    OK = "ok"
-    FAILED = "failed"  # a failed fsync or a hung system call: nothing is written any more
+#: One line in the log for refused writes in this time, however many there are.
+LOG_INTERVAL_SECONDS = 10.0
 
 
 class LogDir:
@@ -59,7 +58,8 @@ class LogDir:
     Attributes:
         directory: what is on disk.
         shards: in the order of their indexes, which metadata refers to.
-        disk_state: OK or FAILED; `cause` says why.
+        health: the state of its disk, and why.
+        produce_refusal: why clients may not write, for their error message; None if they may.
         write_failures: writes that were refused by the system (full disk, EIO) and cut back.
         closed_cleanly: the clean marker has been written.
     """
@@ -68,9 +68,10 @@ class LogDir:
         self, directory: LogDirectory, state: BrokerState, lanes: list[Lane], cache: SegmentCache
     ) -> None:
         self.directory = directory
-        self.disk_state = DiskState.OK
-        self.cause = ""
+        self.health = DiskHealth()
+        self.produce_refusal: str | None = None
         self.write_failures = 0
+        self._write_failure_logged = -math.inf
         self.closed_cleanly = False
         self.supervisor: Supervisor = state.supervisor
         self._state = state
@@ -90,10 +91,15 @@ class LogDir:
         ]
 
     def __repr__(self) -> str:
-        return f"<LogDir {self.directory.path} {self.disk_state.value} shards={self.shards}>"
+        return f"<LogDir {self.directory.path} {self.health.state.value} shards={self.shards}>"
 
     @property
-    def _lane(self) -> Lane:
+    def cause(self) -> str:
+        """Why the disk is not OK."""
+        return self.health.cause
+
+    @property
+    def lane(self) -> Lane:
         """The lane for what concerns the directory as a whole."""
         return self.shards[0].lane
 
@@ -105,30 +111,67 @@ class LogDir:
     @property
     def is_failed(self) -> bool:
         """Whether nothing is written here any more."""
-        return self.disk_state is DiskState.FAILED
+        return self.health.state is DiskState.FAILED
 
     def fail(self, error: BaseException) -> None:
         """Take every replica of this log dir offline: what the disk holds is no longer known."""
         if self.is_failed:
             return
-        self.disk_state = DiskState.FAILED
-        self.cause = str(error)
+        self.health.fail(str(error))
+        self._after_change()
         self.supervisor.record(f"log dir {self.directory.path}", error)
-        for shard in self.shards:
-            for replica in list(shard.replicas.values()):
-                replica.go_offline(f"log dir {self.directory.path} failed: {error}")
-        self._state.flusher.flush()
 
     def write_failed(self, error: StorageError | OSError) -> None:
         """Take note of a write that the system refused and that was cut back: nothing is lost."""
         self.write_failures += 1
-        if self.write_failures & (self.write_failures - 1) == 0:  # at powers of two
+        error_number = getattr(error, "errno", None) or errno.EIO
+        before = self.health.state
+        self.health.write_refused(error_number, str(error), trio.current_time())
+        if self.health.state is not before:
+            self._after_change()
+        now = trio.current_time()
+        if now - self._write_failure_logged >= LOG_INTERVAL_SECONDS:
+            self._write_failure_logged = now
             logger.error(
                 "log dir %s: write refused (%d so far): %s",
                 self.directory.path,
                 self.write_failures,
                 error,
             )
+
+    def _after_change(self) -> None:
+        """Make the log dir follow its disk's state, as far as that takes no disk work."""
+        health = self.health
+        self.produce_refusal = None
+        if health.refuses_produce:
+            self.produce_refusal = f"log dir {self.directory.path} is {health.state.value}"
+            self.produce_refusal += f": {health.cause}"
+        if health.state is DiskState.FAILED:
+            for shard in self.shards:
+                for replica in list(shard.replicas.values()):
+                    replica.go_offline(self.produce_refusal or "")
+            self._state.flusher.flush()
+
+    async def disk_changed(self, before: DiskState) -> None:
+        """Do what a change of the disk's state asks for; called by the disk guard."""
+        health = self.health
+        if health.state is before:
+            return
+        self._after_change()
+        logger.log(
+            logging.INFO if health.state is DiskState.OK else logging.WARNING,
+            "log dir %s: disk was %s, is %s now %s",
+            self.directory.path,
+            before.value,
+            health.state.value,
+            health.cause,
+        )
+        if before is DiskState.FAILED:
+            for shard in self.shards:
+                await shard.bring_back()
+        if health.state in {DiskState.LOW, DiskState.DEGRADED}:
+            for shard in self.shards:
+                await keep_house_once(shard)
 
     # Opening logs: called by shards, which run the jobs on their lanes.
 
@@ -169,10 +212,10 @@ class LogDir:
             name = paths.replica_name(topic_partition)
             try:
                 if topic_partition.topic_id in image.deletions:
-                    await self._lane.run(self.begin_deletion_job(topic_partition))
+                    await self.lane.run(self.begin_deletion_job(topic_partition))
                     self._deleted.append(name + paths.DELETED_SUFFIX)
                 else:
-                    place = await self._lane.run(self.directory.quarantine_job(name))
+                    place = await self.lane.run(self.directory.quarantine_job(name))
                     logger.warning("no topic is known for %s: moved to %s", name, place)
             except (StorageError, OSError) as error:
                 self.write_failed(error)
@@ -220,7 +263,7 @@ class LogDir:
         while self._deleted and not self.is_failed:
             name = self._deleted[0]
             try:
-                await self._lane.run(self.directory.remove_deleted_job(name))
+                await self.lane.run(self.directory.remove_deleted_job(name))
             except (StorageError, OSError) as error:
                 self.write_failed(error)
                 return
@@ -260,7 +303,7 @@ class LogDir:
         summaries: dict[TopicPartition, LogSummary] = {}
         for shard in self.shards:
             summaries |= shard.summaries
-        await self._lane.run(self.directory.mark_clean_job(summaries))
+        await self.lane.run(self.directory.mark_clean_job(summaries))
         self.closed_cleanly = all(shard.is_flushed for shard in self.shards)
 
     async def _in_every_shard(self, step: Callable[[Shard], Awaitable[None]]) -> None:
@@ -331,6 +374,7 @@ async def _open_log_dir(
             async with trio.open_nursery() as shards:
                 for shard in log_dir.shards:
                     await shards.start(shard.serve)
+                shards.start_soon(DiskGuard(log_dir, state.host).run)
                 yield log_dir
                 shards.cancel_scope.cancel()
         finally:

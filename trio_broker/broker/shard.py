@@ -303,7 +303,11 @@ class Shard:
         if not (replica.has_log and replica.log is log):
             log.abandon(plan)  # the next opening finds what was stored
             return
+        before = log.log_end_offset
         log.publish(plan, synced=commit.sync, now_seconds=trio.current_time())
+        replica.topic.traffic.produced(
+            plan.size_bytes, plan.batch_count, log.log_end_offset - before
+        )
         if log.checkpoint_due:
             self._checkpoints_due[replica] = None
         if not commit.sync and replica.topic.durability is Durability.INTERVAL:
@@ -390,7 +394,7 @@ class Shard:
                 log = replica.log
                 plan = log.plan_deletion(now_ms, upper_offset=replica.high_watermark)
                 if plan is not None:
-                    await self._delete_segments(log, plan, now_ms)
+                    await self._delete_segments(replica, log, plan, now_ms)
                 unlinking = log.unlink_deleted_job(now_ms)
                 if unlinking is not None:
                     await self._try_on_lane(unlinking)
@@ -403,7 +407,9 @@ class Shard:
                 await self._checkpoint(replica)
         await self.apply_retention(replica)
 
-    async def _delete_segments(self, log: Log, plan: DeletionPlan, now_ms: int) -> None:
+    async def _delete_segments(
+        self, replica: Replica, log: Log, plan: DeletionPlan, now_ms: int
+    ) -> None:
         try:
             await self.lane.run(log.delete_segments_job(plan))
         except (StuckIO, SyncFailed) as error:
@@ -412,7 +418,9 @@ class Shard:
         except (StorageError, OSError) as error:
             self.log_dir.write_failed(error)  # all segments are still there; tried again
         else:
+            before_bytes = log.size_bytes
             log.publish_deletion(plan, now_ms)
+            replica.topic.traffic.retention_deleted_bytes += before_bytes - log.size_bytes
 
     async def _try_on_lane(self, job: Job[object]) -> None:
         """Run a job that may fail: what it leaves behind is removed by a later one."""
@@ -472,6 +480,38 @@ class Shard:
             if replica.state is ReplicaState.OFFLINE and not self.log_dir.is_failed:
                 replica.release_log()
                 await self._open(replica, self.log_dir.recovering)
+
+    async def bring_back(self) -> None:
+        """Put offline replicas back into service, now that their disk works again.
+
+        Where an fsync had failed and acknowledgements wait for fsync, the log goes on at its
+        durable offset: nothing above it was ever acknowledged. Where they do not wait, what was
+        acknowledged may be gone, so the replica stays offline until the broker is started again,
+        which an operator does knowing that. Everything else is opened again as after a crash.
+        """
+        for replica in list(self.replicas.values()):
+            async with self.changes:
+                if replica.state is not ReplicaState.OFFLINE or self.log_dir.is_failed:
+                    continue
+                if not replica.has_log or not replica.log.is_broken:
+                    replica.release_log()
+                    await self._open(replica, self.log_dir.recovering)
+                elif replica.topic.durability is Durability.FSYNC:
+                    await self._seal(replica)
+                else:
+                    replica.cause = "an fsync failed, and what was acknowledged may be lost"
+                    logger.error("%r stays offline until a restart: %s", replica, replica.cause)
+
+    async def _seal(self, replica: Replica) -> None:
+        log = replica.log
+        try:
+            await self.lane.run(log.seal_at_durable_job())
+        except (StorageError, OSError) as error:
+            self.log_dir.fail(error)
+            return
+        log.apply_seal()
+        replica.go_online(log)
+        replica.wake_waiters()
 
     async def delete_replicas(self, replicas: Sequence[Replica]) -> None:
         """Close replicas for good; when this returns no file of them is open.

@@ -236,6 +236,12 @@ def _queue_batch(
     if not isinstance(verdict, BatchHeader):
         slot.refuse(verdict.code, verdict.message)
         return
+    refusal = replica.shard.log_dir.produce_refusal
+    if refusal is not None:
+        # Or a later batch of a new producer could overtake its refused first one.
+        replica.log.producers.refuse(verdict, state.host.wall.now_ms())
+        slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, refusal)
+        return
     slot.replica = replica
     slot.buffer = span if keep_spans else bytes(span)
     slot.header = verdict
