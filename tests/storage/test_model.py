@@ -52,14 +52,14 @@ def _quiet() -> Iterator[None]:
 @pytest.mark.parametrize("durability", list(Durability))
 def test_the_log_keeps_its_promises(profile: str, durability: Durability, seed: int) -> None:
     acknowledged = crashes = 0
-    for number in range(4):
+    for number in range(2):
         run = LogRun((seed + number) % 2**32, durability=durability, faults=PROFILES[profile])
         run.run()
         acknowledged += run.acknowledged
         crashes += run.crashes
     # A run that did nothing proves nothing.
-    assert acknowledged > 100
-    assert crashes > 4
+    assert acknowledged > 40
+    assert crashes > 2
 
 
 def test_faults_at_every_nth_operation() -> None:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 _KNOWN_NAMES = frozenset(
-    {paths.META_NAME, paths.CLEAN_MARKER_NAME, paths.QUARANTINE_NAME, paths.LOCK_NAME}
+    {paths.META_NAME,
+        paths.CLEAN_MARKER_NAME,
+        paths.QUARANTINE_NAME,
+        paths.LOCK_NAME,
+        paths.BALLAST_NAME,}
 )
 
 

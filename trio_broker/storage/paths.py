@@ -26,6 +26,8 @@ META_NAME = "log-dir.meta"
 CLEAN_MARKER_NAME = "clean-shutdown"
 QUARANTINE_NAME = "quarantine"
 LOCK_NAME = ".lock"
+#: Room that is given back when the disk is full, see `broker.disk_guard`.
+BALLAST_NAME = "ballast"
 
 #: Names inside a replica directory.
 PARTITION_NAME = "partition.json"
