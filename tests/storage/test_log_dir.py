@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.storage.bench import NOW_MS, TOPIC_PARTITION, Bench, batch
-from trio_broker.errors import ConfigError, CorruptLog, FormatTooNew, LogDirInUse
+from trio_broker.errors import ConfigError, CorruptLog, FormatTooNew, LogDirInUse, SyncFailed
 from trio_broker.host.file_system import RealFileSystem
 from trio_broker.host.jobs import run_inline, write_small_file
 from trio_broker.names import TopicPartition
@@ -17,6 +17,7 @@ from trio_broker.storage.checkpoint import LogSummary, decode_summaries, encode_
 from trio_broker.storage.log_dir import LogDirectory, open_log_directory_job
 from trio_broker.storage.recovery import open_log_job
 from trio_broker.testing.sim.disk import SimFileSystem
+from trio_broker.testing.sim.faults import DiskFaults
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,7 +133,7 @@ class Stand:
         self.directory = open_directory(fs, "/logs")
         self.logs: dict[TopicPartition, Any] = {}
 
-    def open(self, count: int) -> None:
+    def open(self, count: int, *, is_durable: bool = False) -> None:
         for number in range(count):
             replica = TOPIC_PARTITION._replace(partition=number)
             self.logs[replica] = run_inline(
@@ -147,6 +148,7 @@ class Stand:
                     cache=self.bench.cache,
                     summary=self.directory.take_summary(replica),
                     now_ms=NOW_MS,
+                    is_durable=is_durable,
                 )
             )
 
@@ -192,6 +194,42 @@ def test_the_marker_is_gone_for_good_before_anything_else_happens(disk: SimFileS
     assert not any(log.recovery.is_trusted for log in stand.logs.values())
 
 
+@pytest.mark.parametrize("disk_seed", range(8))
+def test_a_marker_does_not_come_back_if_its_removal_was_not_synced(disk_seed: int) -> None:
+    disk = SimFileSystem(disk_seed)
+    disk.prepare_directory("/logs")
+    stand = Stand(disk)
+    stand.open(1)
+    stand.fill()
+    stand.stop()
+    disk = disk.restart()
+    disk.faults = DiskFaults(sync_error_rate=1.0)
+    with pytest.raises(SyncFailed):
+        Stand(disk)
+    disk = disk.restart()
+    disk.faults = DiskFaults()
+    stand = Stand(disk)
+    stand.open(1)
+    stand.fill()
+    stand = Stand(disk.crash())
+    stand.open(1)
+    assert [log.log_end_offset for log in stand.logs.values()] == [2]
+
+
+def test_a_full_disk_does_not_keep_a_log_dir_from_opening(disk: SimFileSystem) -> None:
+    stand = Stand(disk)
+    stand.open(2)
+    stand.fill()
+    stand.stop()
+    disk = disk.restart()
+    disk.faults = DiskFaults(capacity_bytes=disk.used_bytes)
+    stand = Stand(disk)
+    assert stand.directory.was_clean
+    stand.open(2)
+    assert all(log.recovery.is_trusted for log in stand.logs.values())
+    assert not Stand(disk.crash()).directory.was_clean
+
+
 def test_a_log_that_was_not_closed_in_order_is_recovered(disk: SimFileSystem) -> None:
     stand = Stand(disk)
     stand.open(3)
@@ -225,3 +263,28 @@ def test_summaries_of_a_future_version_are_not_believed() -> None:
     assert decode_summaries(b"\xff") == {}
     text = b'{"version": 1, "replicas": {"a": {"end_offset": 7, "state": {"version": 2}}}}'
     assert decode_summaries(text) == {}
+
+
+def test_many_directories_are_made_with_one_sync(disk: SimFileSystem) -> None:
+    stand = Stand(disk)
+    replicas = [TOPIC_PARTITION._replace(partition=number) for number in range(20)]
+    before = disk.count_calls()
+    run_inline(stand.directory.make_replicas_job(replicas))
+    run_inline(stand.directory.make_replicas_job(replicas))
+    assert (disk.count_calls() - before)["sync_directory"] == 2
+    before = disk.count_calls()
+    stand.open(20, is_durable=True)
+    assert (disk.count_calls() - before)["sync_directory"] == 0
+    stand.fill()
+    stand = Stand(disk.crash())
+    assert len(stand.directory.replicas) == 20
+    stand.open(20, is_durable=True)
+    assert all(log.log_end_offset == 1 for log in stand.logs.values())
+
+
+def test_directories_whose_names_are_not_durable_are_removed_again(disk: SimFileSystem) -> None:
+    stand = Stand(disk)
+    disk.faults = DiskFaults(sync_error_rate=1.0)
+    with pytest.raises(SyncFailed):
+        run_inline(stand.directory.make_replicas_job([TOPIC_PARTITION]))
+    assert disk.stat(stand.directory.replica_path(TOPIC_PARTITION)) is None

@@ -14,14 +14,14 @@ from uuid import UUID
 
 from attrs import define, field
 
-from trio_broker.errors import ConfigError, CorruptLog, FormatTooNew
+from trio_broker.errors import AppendFailed, ConfigError, CorruptLog, FormatTooNew, SyncFailed
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.checkpoint import decode_summaries, encode_summaries
 from trio_broker.storage.files import read_derived, unlink_if_there
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from trio_broker.host.interface import DirectoryLock, FileSystem, Job
     from trio_broker.names import TopicPartition
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 #: Raised whenever a log dir must not be touched by older versions any more.
 FORMAT_VERSION = 1
 
+_NOT_CLEAN = b"{}"
 _KNOWN_NAMES = frozenset(
-    {paths.META_NAME,
+    {
+        paths.META_NAME,
         paths.CLEAN_MARKER_NAME,
         paths.QUARANTINE_NAME,
         paths.LOCK_NAME,
-        paths.BALLAST_NAME,}
+        paths.BALLAST_NAME,
+    }
 )
 
 
@@ -70,6 +73,17 @@ class LogDirectory:
     def take_summary(self, topic_partition: TopicPartition) -> LogSummary | None:
         """Return what the clean marker said of a replica, once: afterwards it is out of date."""
         return self.summaries.pop(topic_partition, None)
+
+    def make_replicas_job(self, replicas: Sequence[TopicPartition]) -> Job[None]:
+        """Make the directories of new replicas, durably, with one fsync for all of them.
+
+        Opening a log makes its directory too, but each with an fsync of its own. After this,
+        `recovery.open_log_job` may be told that it `is_durable`.
+
+        Raises:
+            SyncFailed, OSError: those that were made have been removed again.
+        """
+        return _make_replicas(self.fs, self.path, [self.replica_path(key) for key in replicas])
 
     def remove_deleted_job(self, name: str) -> Job[int]:
         """Remove the files of a deleted replica; return how many there were.
@@ -179,9 +193,7 @@ def _open_locked(
     else:
         directory_id = new_directory_id
         yield from _write_meta(fs, path, cluster_id, node_id, directory_id)
-    summaries = None
-    if paths.CLEAN_MARKER_NAME in names:
-        summaries = yield from _take_marker(fs, path)
+    summaries = yield from _take_marker(fs, path)
     return LogDirectory(
         fs,
         path,
@@ -196,12 +208,24 @@ def _open_locked(
 
 
 def _take_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSummary] | None]:
-    """Read the clean marker and remove it, durably."""
+    """Read the clean marker, if there is one, and make sure that it never counts again.
+
+    It is replaced by one that means nothing before it is removed. Removing alone would do, were it
+    not for an fsync of the directory that fails: the name would seem to be gone, and come back with
+    the next power cut, long after other data was written. The same fsync covers the names of
+    replicas that a process made right before it was killed.
+    """
     marker = f"{path}/{paths.CLEAN_MARKER_NAME}"
     payload = yield from read_derived(fs, marker, _owner(path))
-    yield from unlink_if_there(fs, marker)
-    yield from jobs.sync_directory(fs, path)
-    if payload is None:
+    try:
+        yield from jobs.write_small_file(fs, marker, _owner(path), _NOT_CLEAN)
+    except (AppendFailed, OSError):
+        # A full disk must not keep the broker from starting: how else could it delete anything?
+        yield from unlink_if_there(fs, marker)
+        yield from jobs.sync_directory(fs, path)
+    else:
+        yield from unlink_if_there(fs, marker)
+    if payload is None or payload == _NOT_CLEAN:
         return None
     summaries = {}
     for name, summary in decode_summaries(payload).items():
@@ -246,6 +270,20 @@ def _write_meta(
     }
     meta = f"{path}/{paths.META_NAME}"
     yield from jobs.write_small_file(fs, meta, _owner(path), json.dumps(fields).encode())
+
+
+def _make_replicas(fs: FileSystem, path: str, directories: Sequence[str]) -> Job[None]:
+    made: list[str] = []
+    try:
+        for directory in directories:
+            if (yield fs.stat, (directory,)) is None:
+                yield fs.make_directory, (directory,)
+                made.append(directory)
+        yield from jobs.sync_directory(fs, path)
+    except (OSError, SyncFailed):
+        for directory in made:
+            yield from jobs.remove_tree(fs, directory)
+        raise
 
 
 def _quarantine(fs: FileSystem, path: str, name: str) -> Job[str]:

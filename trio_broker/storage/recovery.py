@@ -138,6 +138,7 @@ def open_log_job(
     summary: LogSummary | None,
     now_ms: int,
     after_failed_sync: bool = False,
+    is_durable: bool = False,
 ) -> Job[Log]:
     """Open a replica's log, making its directory if there is none.
 
@@ -154,6 +155,9 @@ def open_log_job(
         now_ms: wall clock.
         after_failed_sync: this process knows that an fsync of this log has failed, whether or not
             it could leave a note of that.
+        is_durable: if there is a directory, its name is known to be durable, which saves an fsync
+            for a log without data. So it is while a `LogDirectory` is open, for the replicas that
+            it has found or made.
 
     Raises:
         CorruptLog: something acknowledged is missing or damaged; nothing was changed.
@@ -171,7 +175,8 @@ def open_log_job(
         logger.warning("%s: what the clean marker says cannot be used, scanning", directory)
     return (
         yield from noting_failed_sync(
-            files, _open_scanned(opening, after_failed_sync=after_failed_sync)
+            files,
+            _open_scanned(opening, after_failed_sync=after_failed_sync, is_durable=is_durable),
         )
     )
 
@@ -208,9 +213,11 @@ def _open_trusted(opening: LogToOpen, summary: LogSummary) -> Job[Log | None]:
     )
 
 
-def _open_scanned(opening: LogToOpen, *, after_failed_sync: bool) -> Job[Log]:
+def _open_scanned(opening: LogToOpen, *, after_failed_sync: bool, is_durable: bool) -> Job[Log]:
     files = opening.files
-    names = yield from prepare_replica_directory(files, opening.topic_partition, opening.topic_name)
+    names = yield from prepare_replica_directory(
+        files, opening.topic_partition, opening.topic_name, is_durable=is_durable
+    )
     scan = Scan(
         opening,
         must_rewrite=after_failed_sync or paths.SYNC_FAILED_NAME in names,

@@ -24,9 +24,15 @@ _PARTITION_BYTES_MAX = 4096
 
 
 def prepare_replica_directory(
-    files: ReplicaFiles, topic_partition: TopicPartition, topic_name: TopicName
+    files: ReplicaFiles,
+    topic_partition: TopicPartition,
+    topic_name: TopicName,
+    *,
+    is_durable: bool,
 ) -> Job[list[str]]:
     """Make sure that the directory is there, durably, and tidy; return the names in it.
+
+    With `is_durable` the caller knows that the name of the directory, if it exists, is durable.
 
     What a crash left behind half done is finished: temporary files are removed, and so are segments
     that had been deleted.
@@ -42,7 +48,9 @@ def prepare_replica_directory(
     except FileNotFoundError:
         yield fs.make_directory, (files.directory,)
         names = []
-    if not paths.offsets_of(names, paths.LOG_SUFFIX) and paths.CHECKPOINT_NAME not in names:
+        is_durable = False
+    is_empty = not paths.offsets_of(names, paths.LOG_SUFFIX) and paths.CHECKPOINT_NAME not in names
+    if is_empty and not is_durable:
         # New, or left by a crash right after it was made. Whoever stores data in it later relies on
         # its name, which must not be one whose fsync has failed.
         try:
