@@ -43,7 +43,7 @@ async def test_clients_are_told_the_advertised_address(tmp_path: Path) -> None:
 def refused(data_dir: Path, *options: str) -> str:
     """Start a server that must end by itself with exit code 1; return what it wrote to stderr."""
     result = subprocess.run(
-        [*SERVE, "serve", "--data-dir", str(data_dir), *options],
+        [*SERVE, "serve", "--data-dir", str(data_dir), "--http", "off", *options],
         capture_output=True,
         text=True,
         timeout=30,
@@ -71,7 +71,7 @@ def test_a_port_in_use_is_refused_with_1(tmp_path: Path) -> None:
 
 
 def test_several_addresses_get_a_line_each(tmp_path: Path) -> None:
-    arguments = ["serve", "--data-dir", str(tmp_path / "data")]
+    arguments = ["serve", "--data-dir", str(tmp_path / "data"), "--http", "off"]
     arguments += ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
         [*SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

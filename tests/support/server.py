@@ -169,6 +169,7 @@ def start_server(
     """
     stderr_path = stderr_path or data_dir.with_name(data_dir.name + ".stderr")
     arguments = [*command, "serve", "--data-dir", str(data_dir), "--listen", listen]
+    arguments += ["--http", "off"]  # else several servers would meet at one port
     for key, value in (settings or {}).items():
         arguments += ["-X", f"{key}={value}"]
     arguments += options

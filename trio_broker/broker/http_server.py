@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ async def open_http_server(state: BrokerState) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
         server = HttpServer(state, protocol, nursery)
         with ExitStack() as sockets:
-            listeners = await state.host.network.listen(host, port)
+            listeners = await _listen(state, host, port)
             for listener in listeners:
                 sockets.callback(listener.close)
             state.http_bound = [(listener.host, listener.port) for listener in listeners]
@@ -85,6 +85,14 @@ async def open_http_server(state: BrokerState) -> AsyncIterator[None]:
             yield
         await server.finish()
         nursery.cancel_scope.cancel()
+
+
+async def _listen(state: BrokerState, host: str, port: int) -> Sequence[Listener]:
+    try:
+        return await state.host.network.listen(host, port)
+    except OSError as error:
+        hint = "http.listen, or --http of serve, sets another address for health and metrics"
+        raise OSError(error.errno, f"{error.strerror}; {hint}") from error
 
 
 class BrokerPages:

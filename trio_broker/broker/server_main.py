@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.broker.broker import BrokerTree
+from trio_broker.broker.service_notifier import ServiceNotifier
 from trio_broker.broker.supervise import first_cause
 from trio_broker.host.real import real_host
 
 if TYPE_CHECKING:
+    from trio_broker.broker.service_notifier import ServiceManager
+    from trio_broker.broker.state import BrokerState
     from trio_broker.config import BrokerConfig
 
 logger = logging.getLogger("trio_broker.server")
@@ -31,13 +34,18 @@ FORCED_EXIT_GRACE_SECONDS = 1.0
 
 
 async def run_server(
-    config: BrokerConfig, *, announce: Callable[[list[tuple[str, int]]], None]
+    config: BrokerConfig,
+    *,
+    announce: Callable[[str, list[tuple[str, int]]], None],
+    service_manager: ServiceManager | None = None,
 ) -> int:
     """Run a broker until a signal stops it; return the exit code of the process.
 
     Args:
         config: what to run.
-        announce: called once with the addresses listened on, when the broker serves.
+        announce: called when the broker serves, once for each protocol (kafka, http) that is
+            listened for, with its name and the addresses.
+        service_manager: who started the process and wants to know how it is.
 
     Raises:
         StorageError, OSError: the broker could not start.
@@ -46,8 +54,12 @@ async def run_server(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, tree)
+            if service_manager is not None:
+                nursery.start_soon(_keep_informed, tree.state, service_manager)
             await nursery.start(tree.run)
-            announce(tree.state.bound)
+            announce("kafka", tree.state.bound)
+            if tree.state.http_bound:
+                announce("http", tree.state.http_bound)
             await tree.ended.wait()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -57,6 +69,14 @@ async def run_server(
         logger.critical("the broker failed", exc_info=cause)
         return EXIT_CRASH
     return EXIT_CLEAN if tree.report is not None and tree.report.clean else EXIT_FORCED
+
+
+async def _keep_informed(state: BrokerState, manager: ServiceManager) -> None:
+    notifier = ServiceNotifier(state, manager)
+    try:
+        await notifier.run()
+    finally:
+        notifier.tell()
 
 
 async def _obey_signals(tree: BrokerTree) -> None:

@@ -6,6 +6,7 @@ others: 0 done, 1 failed or found damage, 2 usage.
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import click
 import trio
 
 from trio_broker import __version__
-from trio_broker.cli.configuration import build_config, describe_settings
+from trio_broker.cli.configuration import SERVER_DEFAULTS, build_config, describe_settings
 from trio_broker.cli.logs import LEVELS, logging_to_stderr
 from trio_broker.cli.main import EXIT_CRASH, EXIT_USAGE
 from trio_broker.errors import ConfigError, TrioBrokerError
@@ -46,7 +47,11 @@ def _config_or_exit(
 ) -> BrokerConfig:
     try:
         return build_config(
-            assignments, data_dir=data_dir, listeners=listeners, advertised=advertised
+            assignments,
+            data_dir=data_dir,
+            listeners=listeners,
+            advertised=advertised,
+            defaults=SERVER_DEFAULTS,
         )
     except ConfigError as error:
         for fault in error.faults:
@@ -54,12 +59,27 @@ def _config_or_exit(
         sys.exit(EXIT_USAGE)
 
 
-def _announce(addresses: list[tuple[str, int]]) -> None:
+#: What `serve` sets unless it is told otherwise; an embedded broker has no HTTP server.
+_SERVE_DEFAULTS = ("http.listen=127.0.0.1:9644", "shutdown.ready_grace_seconds=3")
+_WITHOUT_HTTP = ("http.listen=", "shutdown.ready_grace_seconds=0")
+
+
+def _announce(protocol: str, addresses: list[tuple[str, int]]) -> None:
     """Tell whoever started the process where to connect: one line per address, flushed."""
     for host, port in addresses:
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"listening kafka://{shown}:{port}")
+        click.echo(f"listening {protocol}://{shown}:{port}")
     sys.stdout.flush()
+
+
+def _http_assignments(http: str | None, token: str | None) -> tuple[str, ...]:
+    """Turn the options about HTTP into assignments, which win over ``-X``."""
+    assignments: tuple[str, ...] = () if token is None else (f"http.token={token}",)
+    if http is None:
+        return assignments
+    if http == "off":
+        return assignments + _WITHOUT_HTTP
+    return (*assignments, f"http.listen={http}")
 
 
 @command_line.command()
@@ -76,6 +96,18 @@ def _announce(addresses: list[tuple[str, int]]) -> None:
     "advertised",
     metavar="HOST:PORT",
     help="Address that clients are told to use, if it differs from the one listened on.",
+)
+@click.option(
+    "--http",
+    metavar="HOST:PORT|off",
+    help="Address of health and metrics, port 0 for any (default: 127.0.0.1:9644).",
+)
+@click.option(
+    "--http-token",
+    metavar="TOKEN",
+    envvar="TRIO_BROKER_HTTP__TOKEN",
+    show_envvar=True,
+    help="What requests for more than a probe must carry, as 'Authorization: Bearer TOKEN'.",
 )
 @click.option(
     "-X",
@@ -98,23 +130,48 @@ def serve(
     data_dir: str | None,
     listeners: tuple[str, ...],
     advertised: str | None,
+    http: str | None,
+    http_token: str | None,
     assignments: tuple[str, ...],
     log_level: str,
     log_format: str,
 ) -> None:
     """Run a broker until SIGTERM or SIGINT.
 
-    Prints one line `listening kafka://HOST:PORT` per address on stdout once it serves; logs go to
-    stderr. Exit code: 0 stopped in order, 1 failed, 2 usage or configuration, 3 forced stop.
+    Prints one line `listening kafka://HOST:PORT` per address on stdout once it serves, and one
+    `listening http://HOST:PORT` for health and metrics; logs go to stderr. Exit code: 0 stopped in
+    order, 1 failed, 2 usage or configuration, 3 forced stop.
     """
     _list_settings(context, assignments)
-    config = _config_or_exit(assignments, data_dir, listeners, advertised)
+    config = _config_or_exit(
+        (*_SERVE_DEFAULTS, *assignments, *_http_assignments(http, http_token)),
+        data_dir,
+        listeners,
+        advertised,
+    )
+    from trio_broker.broker.http_server import missing_libraries
     from trio_broker.broker.server_main import run_server
+    from trio_broker.broker.service_notifier import ServiceManager
+
+    if config.http.listen is not None and (missing := missing_libraries()):
+        click.echo(
+            f"trio-broker: health and metrics over HTTP need {', '.join(missing)}: "
+            "pip install 'trio-broker[server]', or run with --http off",
+            err=True,
+        )
+        sys.exit(EXIT_USAGE)
 
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     with logging_to_stderr(log_level, as_json=as_json):
         try:
-            code = trio.run(partial(run_server, config, announce=_announce))
+            code = trio.run(
+                partial(
+                    run_server,
+                    config,
+                    announce=_announce,
+                    service_manager=ServiceManager.from_environment(os.environ, os.getpid()),
+                )
+            )
         except (TrioBrokerError, OSError) as error:
             click.echo(f"trio-broker: cannot start: {error}", err=True)
             code = EXIT_CRASH
