@@ -228,6 +228,9 @@ class StorageConfig:
     operation_seconds_max: float = _bounded(
         30, 0.1, 3600, help="a system call slower than this takes its shard offline"
     )
+    ballast_bytes: int = _bounded(
+        0, -1, GIB, help="room kept per log dir for when its disk is full; -1: 5 %, at most 64 MiB"
+    )
     open_files_max: int = _bounded(
         0, 0, 1_000_000, help="descriptors for segments; 0: half of RLIMIT_NOFILE"
     )

@@ -48,7 +48,7 @@ from trio_broker.metadata.decisions import (
 )
 from trio_broker.metadata.image import image_from_snapshot
 from trio_broker.metadata.transaction import Conflict
-from trio_broker.names import BrokerId, TopicId
+from trio_broker.names import INTERNAL_TOPIC_NAMES, BrokerId, TopicId
 
 if TYPE_CHECKING:
     from trio_broker.broker.state import BrokerState
@@ -133,7 +133,7 @@ class Controller:
         supervisor: Supervisor,
         nursery: trio.Nursery,
         new_topic_id: Callable[[], UUID],
-        failed_directories: Callable[[], Collection[UUID]],
+        excluded_directories: Callable[[bool], Collection[UUID]],
     ) -> None:
         self.image = image
         self.reconciler: Reconciler | None = None
@@ -142,7 +142,7 @@ class Controller:
         self._supervisor = supervisor
         self._nursery = nursery
         self._new_topic_id = new_topic_id
-        self._failed_directories = failed_directories
+        self._excluded_directories = excluded_directories
         self._deciding = trio.Lock()
         self._image_may_be_old = False
         self._closed = False
@@ -181,7 +181,7 @@ class Controller:
             return create_topics(
                 image,
                 requests,
-                rules=self._creation_rules(),
+                rules=self._creation_rules(requests),
                 new_topic_id=self._new_topic_id,
                 validate_only=validate_only,
             )
@@ -489,11 +489,13 @@ class Controller:
         if created:
             self._begin_start(before, created)
 
-    def _creation_rules(self) -> CreationRules:
+    def _creation_rules(self, requests: Sequence[NewTopic]) -> CreationRules:
+        # What the broker itself needs may use the room that is kept for it on a full disk.
+        is_internal = all(request.name in INTERNAL_TOPIC_NAMES for request in requests)
         return CreationRules(
             partitions_default=self._config.num_partitions,
             limits=self._config.limits,
-            excluded_directories=self._failed_directories(),
+            excluded_directories=self._excluded_directories(is_internal),
         )
 
     def _check_open(self) -> None:
@@ -509,7 +511,7 @@ async def run_controller(
     config: BrokerConfig,
     supervisor: Supervisor,
     new_topic_id: Callable[[], UUID],
-    failed_directories: Callable[[], Collection[UUID]] = tuple,
+    excluded_directories: Callable[[bool], Collection[UUID]] = lambda _is_internal: (),
 ) -> AsyncIterator[Controller]:
     """Run a controller on an open store for the length of a block.
 
@@ -521,7 +523,8 @@ async def run_controller(
         config: of this broker.
         supervisor: takes the faults of work on replicas.
         new_topic_id: returns a fresh random id with each call.
-        failed_directories: returns the log dirs that take no new replicas now.
+        excluded_directories: returns the log dirs that take no new replicas now; its argument
+            says whether they would be of the broker's own topics.
 
     Raises:
         StoreUnavailable: the store could not be read, or a new one not begun.
@@ -541,7 +544,7 @@ async def run_controller(
             supervisor=supervisor,
             nursery=nursery,
             new_topic_id=new_topic_id,
-            failed_directories=failed_directories,
+            excluded_directories=excluded_directories,
         )
         if not image.cluster_id:
             await controller.begin_cluster(cluster_id)
@@ -580,10 +583,10 @@ async def open_controller(state: BrokerState) -> AsyncIterator[Controller]:
                     config=config,
                     supervisor=state.supervisor,
                     new_topic_id=host.entropy.uuid,
-                    failed_directories=lambda: {
+                    excluded_directories=lambda is_internal: {
                         log_dir.directory_id
                         for log_dir in state.log_dirs
-                        if log_dir.health.refuses_produce
+                        if not log_dir.takes_replicas(is_internal=is_internal)
                     },
                 ) as controller,
             ):

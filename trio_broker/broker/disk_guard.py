@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.broker.supervise import Backoff
+from trio_broker.config import MIB
 from trio_broker.errors import StorageError, StuckIO
 from trio_broker.host import jobs
-from trio_broker.storage.disk_state import DiskState
+from trio_broker.storage import paths
+from trio_broker.storage.disk_state import DiskState, thresholds
 
 if TYPE_CHECKING:
     from trio_broker.broker.log_dir import LogDir
@@ -26,6 +28,8 @@ logger = logging.getLogger("trio_broker.disk_guard")
 LOOK_SECONDS = 1.0
 LOOK_SECONDS_TIGHT = 0.1
 PROBE_BYTES = 4096
+BALLAST_BYTES_MAX = 64 * MIB
+BALLAST_SHARE = 0.05
 #: Ends like a temporary file, so that the next start removes what a crash leaves of it.
 PROBE_NAME = "probe" + jobs.TEMPORARY_SUFFIX
 
@@ -48,50 +52,113 @@ def probe_job(fs: FileSystem, path: str) -> Job[Space]:
     return space
 
 
-class DiskGuard:
-    """The guard of one log dir."""
+def ballast_job(fs: FileSystem, path: str, size_bytes: int) -> Job[None]:
+    """Make the ballast of a log dir `size_bytes` long; 0 gives its room back.
 
-    def __init__(self, log_dir: LogDir, host: Host) -> None:
+    Cutting a file works on a full disk, where hardly anything else does.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    name = f"{path}/{paths.BALLAST_NAME}"
+    file = yield from jobs.open_file(fs, name, f"log-dir/{path}", create=True)
+    try:
+        if file.size > size_bytes:
+            yield file.truncate, (size_bytes,)
+        elif file.size < size_bytes:
+            yield file.allocate, (size_bytes,)
+    finally:
+        file.close()
+
+
+class DiskGuard:
+    """The guard of one log dir.
+
+    Args:
+        log_dir: whose disk it watches.
+        host: the machine.
+        ballast_bytes: room to keep for a full disk; -1: a share of the disk.
+    """
+
+    def __init__(self, log_dir: LogDir, host: Host, ballast_bytes: int) -> None:
         self._log_dir = log_dir
+        self._path = log_dir.directory.path
         self._host = host
+        self._wanted_bytes = ballast_bytes
+        self._held_bytes = 0
         self._backoff = Backoff()
 
     async def run(self) -> None:
         """Watch until cancelled."""
         health = self._log_dir.health
+        await self._find_ballast()
         while True:
             if health.state is DiskState.FAILED:
                 await trio.sleep(self._backoff.next_seconds(trio.current_time()))
                 await self._probe()
             elif health.state is DiskState.DEGRADED:
+                await self._set_ballast(0)
                 await trio.sleep(LOOK_SECONDS_TIGHT)
                 await self._probe()
             else:
                 await self._look()
                 await trio.sleep(LOOK_SECONDS_TIGHT if health.is_tight else LOOK_SECONDS)
 
-    async def _look(self) -> None:
-        """Learn how much room there is."""
-        path = self._log_dir.directory.path
+    async def _find_ballast(self) -> None:
+        """Learn what an earlier run has kept."""
+        name = f"{self._path}/{paths.BALLAST_NAME}"
         try:
-            space = await self._log_dir.lane.call(self._host.fs.space, path)
+            info = await self._log_dir.lane.call(self._host.fs.stat, name)
+        except (StuckIO, OSError) as error:
+            self._log_dir.fail(error)
+        else:
+            self._held_bytes = 0 if info is None else info.size_bytes
+
+    async def _look(self) -> None:
+        """Learn how much room there is, and see to the ballast."""
+        try:
+            space = await self._log_dir.lane.call(self._host.fs.space, self._path)
         except (StuckIO, OSError) as error:
             self._log_dir.fail(error)
             return
-        before = self._log_dir.health.state
-        self._log_dir.health.observe(space)
+        health = self._log_dir.health
+        before = health.state
+        health.observe(space)
         await self._log_dir.disk_changed(before)
+        wanted_bytes = self._ballast_bytes(space)
+        if self._held_bytes < wanted_bytes and health.state is DiskState.OK:
+            room = space.free_bytes - (wanted_bytes - self._held_bytes)
+            if room > thresholds(space.total_bytes).low_bytes:
+                await self._set_ballast(wanted_bytes)
+
+    def _ballast_bytes(self, space: Space) -> int:
+        if self._wanted_bytes >= 0:
+            return self._wanted_bytes
+        return min(BALLAST_BYTES_MAX, int(space.total_bytes * BALLAST_SHARE))
+
+    async def _set_ballast(self, size_bytes: int) -> None:
+        """Take or give back the ballast; a disk that refuses is tried again at the next look."""
+        if self._held_bytes == size_bytes:
+            return
+        try:
+            await self._log_dir.lane.run(ballast_job(self._host.fs, self._path, size_bytes))
+        except (StorageError, OSError) as error:
+            logger.warning("log dir %s: ballast of %d bytes: %s", self._path, size_bytes, error)
+        else:
+            self._held_bytes = size_bytes
 
     async def _probe(self) -> None:
         """Find out whether a refused or broken disk works again, and bring it back if it does."""
         log_dir = self._log_dir
         health = log_dir.health
         try:
-            space = await log_dir.lane.run(probe_job(self._host.fs, log_dir.directory.path))
+            space = await log_dir.lane.run(probe_job(self._host.fs, self._path))
         except (StorageError, OSError) as error:
             health.probe_failed()
-            logger.debug("log dir %s still does not work: %s", log_dir.directory.path, error)
+            logger.debug("log dir %s still does not work: %s", self._path, error)
             return
+        owed_bytes = self._ballast_bytes(space) - self._held_bytes
+        space = space._replace(free_bytes=max(space.free_bytes - owed_bytes, 0))
         if not health.probe_succeeded(space, trio.current_time()):
             return
         before = health.state

@@ -78,6 +78,7 @@ class LogDir:
         self._cache = cache
         self._settings = LogSettings.from_config(state.config.limits, state.config.storage)
         self._deleted = list(directory.deleted)
+        self._deletion_told = trio.Event()
         self.shards = [
             Shard(
                 name=f"{directory.path}#{index}",
@@ -112,6 +113,10 @@ class LogDir:
     def is_failed(self) -> bool:
         """Whether nothing is written here any more."""
         return self.health.state is DiskState.FAILED
+
+    def takes_replicas(self, *, is_internal: bool) -> bool:
+        """Whether new replicas may be put here now, of the broker's own topics or of others."""
+        return not (self.is_failed if is_internal else self.health.refuses_produce)
 
     def fail(self, error: BaseException) -> None:
         """Take every replica of this log dir offline: what the disk holds is no longer known."""
@@ -257,6 +262,14 @@ class LogDir:
             paths.replica_name(replica.topic_partition) + paths.DELETED_SUFFIX
             for replica in replicas
         ]
+        self._deletion_told.set()
+
+    async def unlink_when_told(self) -> None:
+        """Remove the files of deleted replicas soon after their deletion, until cancelled."""
+        while True:
+            await self._deletion_told.wait()
+            self._deletion_told = trio.Event()
+            await self.unlink_deleted()
 
     async def unlink_deleted(self) -> None:
         """Remove the files of deleted replicas, one replica at a time, beside other work."""
@@ -374,7 +387,8 @@ async def _open_log_dir(
             async with trio.open_nursery() as shards:
                 for shard in log_dir.shards:
                     await shards.start(shard.serve)
-                shards.start_soon(DiskGuard(log_dir, state.host).run)
+                shards.start_soon(DiskGuard(log_dir, state.host, storage.ballast_bytes).run)
+                shards.start_soon(log_dir.unlink_when_told)
                 yield log_dir
                 shards.cancel_scope.cancel()
         finally:

@@ -145,12 +145,17 @@ _converter.register_structure_hook(StrEnum, _parse_enum)
 _converter.register_structure_hook_func(_is_optional, _parse_optional)
 
 
+#: Where a process of its own has another default than a broker inside a program.
+SERVER_DEFAULTS: Mapping[tuple[str, ...], object] = {("storage", "ballast_bytes"): -1}
+
+
 def build_config(
     assignments: Iterable[str] = (),
     *,
     data_dir: str | None = None,
     listeners: tuple[str, ...] = (),
     advertised: str | None = None,
+    defaults: Mapping[tuple[str, ...], object] | None = None,
 ) -> BrokerConfig:
     """Build the configuration that a command line asks for; options win over assignments.
 
@@ -159,13 +164,14 @@ def build_config(
         data_dir: as `BrokerConfig.data_dir`.
         listeners: as `BrokerConfig.listeners`.
         advertised: as `BrokerConfig.advertised`.
+        defaults: instead of the classes' own, by the path of the key.
 
     Raises:
         ConfigError: with every mistake found, not only the first.
     """
     known = settings()
     faults: list[str] = []
-    values: dict[tuple[str, ...], object] = {}
+    values: dict[tuple[str, ...], object] = dict(defaults or {})
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         key = key.strip()

@@ -205,6 +205,18 @@ class RealFile:
             self._end()
         self.size = size
 
+    def allocate(self, size: int) -> None:
+        """Make the file `size` bytes long, with room on the disk for all of them."""
+        descriptor = self._begin()
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, size)
+            else:
+                os.pwrite(descriptor, bytes(size), 0)  # macOS
+        finally:
+            self._end()
+        self.size = size
+
     def sync(self) -> None:
         """Make everything written so far durable; a failure taints the file for good."""
         descriptor = self._begin()

@@ -108,6 +108,9 @@ class File(Protocol):
     def truncate(self, size: int) -> None:
         """Cut (or extend with zeros) to `size` bytes."""
 
+    def allocate(self, size: int) -> None:
+        """Make the file `size` bytes long, filled with zeros, with room on the disk for all."""
+
     def sync(self) -> None:
         """Make everything written so far durable (fdatasync).
 

@@ -110,6 +110,18 @@ class SimFile:
             self.fs.resize(self._inode, size, self._path)
             self._size = size
 
+    def allocate(self, size: int) -> None:
+        """Make the file longer by writing zeros, all of them or none."""
+        with self._operation("allocate") as operation:
+            if self._read_only:
+                raise os_error(errno.EBADF, self._path)
+            before = len(self._inode.data)
+            missing = bytes(max(size - before, 0))
+            if self.fs.write(self._inode, before, missing, operation) < len(missing):
+                self.fs.resize(self._inode, before, self._path)
+                raise os_error(errno.ENOSPC, self._path)
+            self._size = max(self._size, size)
+
     def sync(self) -> None:
         """Make the file's content and length durable, or fail and lose some of it."""
         with self._operation("sync") as operation:
