@@ -18,6 +18,7 @@ from trio_broker.broker.group_coordinator import GroupCoordinator
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.broker.housekeeping import shorten_offsets_logs
 from trio_broker.broker.http_server import open_http_server
+from trio_broker.broker.leak_watch import LeakWatch
 from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_listeners
 from trio_broker.broker.log_dir import LogDir, open_log_dirs
 from trio_broker.broker.phase import Phase
@@ -146,6 +147,7 @@ class BrokerTree:
         async with trio.open_nursery() as background:
             background.start_soon(partial(reap_forever, state))
             background.start_soon(partial(shorten_offsets_logs, state))
+            background.start_soon(LeakWatch(state).run)
             async with trio.open_nursery() as connections:
                 state.connections = connections
                 with ExitStack() as sockets:

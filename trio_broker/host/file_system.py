@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from trio_broker.errors import LogDirInUse
+from trio_broker.host import facts
 from trio_broker.host.files import RealFile, make_durable
 from trio_broker.host.interface import FileInfo, OpenFile, Space
 from trio_broker.host.ledger import FileLedger
@@ -186,6 +187,17 @@ class RealFileSystem:
                 os.close(descriptor)
                 raise
         return RealDirectoryLock(path, descriptor, self._ledger)
+
+    def descriptor_paths(self, directories: Sequence[str]) -> list[str]:
+        """Return what this process has open below `directories`, by whatever means."""
+        found = []
+        real = [(os.path.realpath(directory) + "/", directory) for directory in directories]
+        for path in facts.descriptor_paths():
+            for prefix, given in real:
+                if path.startswith(prefix):
+                    found.append(f"{given}/{path.removeprefix(prefix)}")
+                    break
+        return found
 
     def open_files(self) -> Sequence[OpenFile]:
         """Return every file open through this object, also those whose close is deferred."""

@@ -175,6 +175,13 @@ class FileSystem(Protocol):
             LogDirInUse: someone else holds it; the message says who.
         """
 
+    def descriptor_paths(self, directories: Sequence[str]) -> list[str]:
+        """Return what this process has open below `directories`, by whatever means it was opened.
+
+        Each path begins with the directory as given; a file that has lost its name ends in
+        `` (deleted)``.
+        """
+
     def open_files(self) -> Sequence[OpenFile]:
         """Return every file open through this object. Safe on the event loop."""
 

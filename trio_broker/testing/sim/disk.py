@@ -508,6 +508,11 @@ class SimFileSystem:
             lock = self._locks[path] = SimDirectoryLock(self, path, description)
             return lock
 
+    def descriptor_paths(self, directories: Sequence[str]) -> list[str]:
+        """Return the open files below `directories`: what is in the ledger, and nothing else."""
+        prefixes = tuple(f"{directory}/" for directory in directories)
+        return [file.path for file in self.open_files() if file.path.startswith(prefixes)]
+
     def open_files(self) -> Sequence[OpenFile]:
         """Return every open file in order of opening; none once the power has failed."""
         if not self.alive:
