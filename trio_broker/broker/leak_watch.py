@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 import trio_util
 
+from trio_broker.cluster.embedded_folder import JOURNAL_PARTITION
 from trio_broker.errors import StuckIO
 from trio_broker.storage.paths import LOCK_NAME, owner_name
 
@@ -74,6 +75,7 @@ class LeakWatch:
             for shard in log_dir.shards
             for topic_partition in shard.replicas
         }
+        living.add(owner_name(JOURNAL_PARTITION))
         held: dict[str, list[str]] = {}
         for file in self._state.host.fs.open_files():
             if file.owner.startswith(_REPLICA_OWNER_PREFIX) and file.owner not in living:
