@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trio_broker import BrokerConfig
+from trio_broker.config import TopicConfig
 
 pytest.register_assert_rewrite("tests.broker.harness")
 
@@ -23,4 +24,8 @@ def config(tmp_path: Path) -> BrokerConfig:
 @pytest.fixture
 def wire_config(tmp_path: Path) -> BrokerConfig:
     """A broker that listens on loopback."""
-    return BrokerConfig(data_dir=str(tmp_path / "data"), listeners=("127.0.0.1:0",))
+    return BrokerConfig(
+        data_dir=str(tmp_path / "data"),
+        listeners=("127.0.0.1:0",),
+        topic=TopicConfig(retention_ms=-1),  # timestamps of test data are years old
+    )

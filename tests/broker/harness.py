@@ -8,18 +8,21 @@ fault taken by a boundary that the test does not expect.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
-from contextlib import asynccontextmanager
+import os
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.embed import Broker
-from trio_broker.config import BrokerConfig
+from trio_broker.config import BrokerConfig, TopicConfig
 from trio_broker.host.real import real_host
 from trio_broker.records.build import Record, build_batch
+from trio_broker.testing.sim.handles import SimFile
 from trio_broker.testing.sim.host import SimMachine
 from trio_broker.testing.sim.network import NetworkFaults, SimInternet
 from trio_broker.testing.sim.run import Simulation, simulate
@@ -34,7 +37,7 @@ from trio_broker.wire.messages.produce import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from trio_broker.broker.replica import Replica
     from trio_broker.host.interface import Host, Stream
@@ -304,7 +307,11 @@ class World:
         return self.internet.faults
 
     def config(self, **changes: Any) -> BrokerConfig:
-        values: dict[str, Any] = {"data_dir": "/data", "listeners": ("server:9092",)}
+        values: dict[str, Any] = {
+            "data_dir": "/data",
+            "listeners": ("server:9092",),
+            "topic": TopicConfig(retention_ms=-1),  # timestamps of test data may be old
+        }
         return BrokerConfig(**(values | changes))
 
     def running(self, *, reraise: bool = True, **changes: Any) -> Any:
@@ -323,8 +330,10 @@ class World:
                     task_status.started()
 
             await nursery.start(_run_on, machine, serve)
-            yield run
-            machine.power_off()
+            try:
+                yield run
+            finally:
+                machine.power_off()
         self.machine = machine.power_on()
 
     def connect(self) -> Any:
@@ -349,6 +358,26 @@ def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         + [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
     )
     return wrapper
+
+
+@contextmanager
+def failing(call: str, part: str, error: int = errno.EIO) -> Iterator[list[str]]:
+    """Let a call of simulated files fail where `part` is in the path; gives the paths it met."""
+    original = getattr(SimFile, call)
+    met: list[str] = []
+
+    @functools.wraps(original)
+    def fail(file: SimFile, *arguments: Any) -> Any:
+        if part in file.path:
+            met.append(file.path)
+            raise OSError(error, os.strerror(error), file.path)
+        return original(file, *arguments)
+
+    setattr(SimFile, call, fail)
+    try:
+        yield met
+    finally:
+        setattr(SimFile, call, original)
 
 
 def codes(results: Sequence[Any]) -> list[int]:

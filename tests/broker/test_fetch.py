@@ -164,7 +164,7 @@ async def test_whole_batches_within_limits_and_the_first_one_in_any_case(
             assert await fetched(several([0, 0], each=2 * size)) == [two, two]
             assert await fetched(several([0, 0], each=3 * size - 1)) == [two, two]
             assert await fetched(several([0, 0], max_bytes=2 * size)) == [two, []]
-            assert await fetched(several([0, 0], max_bytes=3 * size)) == [two + [(4, 5)], []]
+            assert await fetched(several([0, 0], max_bytes=3 * size)) == [[*two, (4, 5)], []]
             assert await fetched(several([0, 0], each=2 * size, max_bytes=3 * size)) == [two, one]
             assert await fetched(several([0, 0], max_bytes=0)) == [one, []]
             assert await fetched(several([0, 0], max_bytes=-5, each=-5)) == [one, []]

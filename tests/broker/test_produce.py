@@ -344,6 +344,7 @@ async def test_a_late_produce_is_answered_by_its_own_deadline(world: World) -> N
             for number in range(3):
                 request = produce_request(make_batch(b"%d" % number), timeout_ms=2_000)
                 await client.send(request, 9)
+                await trio.sleep(0.1)  # the first one is in the writer's hands alone
             for _ in range(3):
                 response = await client.receive(produce_request(b""), 9)
                 part = response.responses[0].partition_responses[0]

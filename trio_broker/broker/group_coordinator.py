@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from trio_broker.broker.append_slot import AwaitedAppend
-from trio_broker.errors import CorruptLog, CorruptRecords, ErrorCode
+from trio_broker.errors import CorruptLog, CorruptRecords, ErrorCode, StorageError
 from trio_broker.group.offsets import CommittedOffsets, OffsetToCommit
 from trio_broker.group.partitioning import offsets_partition
 from trio_broker.group.schemas import OffsetCommitValue
@@ -83,11 +83,21 @@ class _Append(AwaitedAppend):
 
 
 class _OffsetsPartition:
-    """One partition of ``__consumer_offsets`` and the state its records make up."""
+    """One partition of ``__consumer_offsets`` and the state its records make up.
 
-    def __init__(self, replica: Replica, offsets: CommittedOffsets) -> None:
+    Attributes:
+        replica: None if its log dir is not configured any more.
+        offsets: what the log says, once it is loaded.
+        is_loaded: before, nobody knows what was committed, which is not the same as nothing.
+        loading: held while the log is read.
+        appends_under_way: records not yet in `offsets`.
+    """
+
+    def __init__(self, replica: Replica | None, offsets: CommittedOffsets) -> None:
         self.replica = replica
         self.offsets = offsets
+        self.is_loaded = False
+        self.loading = trio.Lock()
         self.appends_under_way = 0
 
     def replay(self, records: Sequence[CoordinatorRecord]) -> None:
@@ -95,7 +105,8 @@ class _OffsetsPartition:
             self.offsets.replay(key, value)
 
     def begin_append(self, records: Sequence[CoordinatorRecord], now_ms: int) -> _Append:
-        """Queue records as one batch."""
+        """Queue records as one batch; only once it is loaded."""
+        assert self.replica is not None
         batch = build_batch(
             [Record(key=key, value=value, timestamp_ms=now_ms) for key, value in records]
         )
@@ -114,10 +125,21 @@ class GroupCoordinator:
         self._creating = trio.Lock()
 
     async def load(self) -> None:
-        """Rebuild the state from the log; called once, before clients are served."""
+        """Rebuild the state from the log; called once, before clients are served.
+
+        A partition that is offline or cannot be read now is loaded when somebody asks for it.
+        """
         routed = self._state.router.by_name.get(OFFSETS_TOPIC_NAME)
         if routed is not None:
             await self._take_over(routed)
+
+    async def load_group(self, group_id: str) -> ErrorCode:
+        """Make sure that what a group has committed is known; else return what to tell it."""
+        if not self._partitions:
+            return ErrorCode.NONE  # nobody has committed anything
+        partition = self._partition_of(group_id)
+        await self._load(partition)
+        return ErrorCode.NONE if partition.is_loaded else ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
 
     async def commit(
         self,
@@ -136,6 +158,9 @@ class GroupCoordinator:
         partition = await self._partition_for(group_id)
         if partition is None:
             return [ErrorCode.COORDINATOR_NOT_AVAILABLE] * len(offsets)
+        await self._load(partition)
+        if not partition.is_loaded:
+            return [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS] * len(offsets)
         now_ms = self._state.host.wall.now_ms()
         decision = partition.offsets.handle_commit(
             group_id=group_id,
@@ -150,10 +175,13 @@ class GroupCoordinator:
         return [code or failure for code in decision.reply]
 
     def committed(self, group_id: str) -> CommittedOffsets | None:
-        """Return the state that holds a group, or None if nothing was ever committed."""
+        """Return the state that holds a group, or None if nothing was ever committed.
+
+        Complete only after a successful `load_group`.
+        """
         if not self._partitions:
             return None
-        return self._partitions[offsets_partition(group_id, len(self._partitions))].offsets
+        return self._partition_of(group_id).offsets
 
     def summaries(self) -> Iterator[GroupSummary]:
         """Yield every group that is known, for statistics; not to be interleaved with awaits."""
@@ -179,8 +207,11 @@ class GroupCoordinator:
         while a commit is under way, whose record would be before the new beginning.
         """
         for partition in self._partitions:
-            log = partition.replica.log if partition.replica.has_log else None
-            if log is None or log.segment_count < 2 or partition.appends_under_way:
+            replica = partition.replica
+            if replica is None or not replica.has_log or not partition.is_loaded:
+                continue
+            log = replica.log
+            if log.segment_count < 2 or partition.appends_under_way:
                 continue
             records = list(partition.offsets.live_records())
             chunks = [
@@ -193,7 +224,7 @@ class GroupCoordinator:
             for append in appends:
                 await append.wait()
             if all(append.slots[0].code is ErrorCode.NONE for append in appends):
-                await partition.replica.shard.advance_start_offset(partition.replica, start_offset)
+                await replica.shard.advance_start_offset(replica, start_offset)
 
     async def _append(
         self, partition: _OffsetsPartition, records: Sequence[CoordinatorRecord], now_ms: int
@@ -212,6 +243,9 @@ class GroupCoordinator:
             await self._create()
         if not self._partitions:
             return None
+        return self._partition_of(group_id)
+
+    def _partition_of(self, group_id: str) -> _OffsetsPartition:
         return self._partitions[offsets_partition(group_id, len(self._partitions))]
 
     async def _create(self) -> None:
@@ -237,14 +271,31 @@ class GroupCoordinator:
                 await self._take_over(routed)
 
     async def _take_over(self, routed: RoutedTopic) -> None:
-        partitions = []
-        for replica in routed.replicas:
-            assert replica is not None, "internal topics have all their replicas here"
-            partition = _OffsetsPartition(replica, self._empty_state())
-            if replica.has_log:
-                await self._replay_log(partition)
-            partitions.append(partition)
+        partitions = [
+            _OffsetsPartition(replica, self._empty_state()) for replica in routed.replicas
+        ]
+        for partition in partitions:
+            await self._load(partition)
         self._partitions = partitions
+
+    async def _load(self, partition: _OffsetsPartition) -> None:
+        """Take in a partition's log, if that has not been done and can be done now."""
+        if partition.is_loaded:
+            return
+        async with partition.loading:
+            await self._load_alone(partition)
+
+    async def _load_alone(self, partition: _OffsetsPartition) -> None:
+        replica = partition.replica
+        if partition.is_loaded or replica is None or replica.refusal:
+            return
+        partition.offsets = self._empty_state()
+        try:
+            await self._replay_log(partition, replica)
+        except (StorageError, OSError) as error:
+            logger.error("%r: committed offsets cannot be read now: %s", replica, error)
+        else:
+            partition.is_loaded = True
 
     def _empty_state(self) -> CommittedOffsets:
         limits = self._state.config.limits
@@ -252,8 +303,7 @@ class GroupCoordinator:
             groups_max=limits.groups_max, metadata_bytes_max=limits.offset_metadata_bytes_max
         )
 
-    async def _replay_log(self, partition: _OffsetsPartition) -> None:
-        replica = partition.replica
+    async def _replay_log(self, partition: _OffsetsPartition, replica: Replica) -> None:
         log = replica.log
         offset = log.log_start_offset
         while offset < log.log_end_offset:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
-import trio_util
 
 if TYPE_CHECKING:
     from trio_broker.broker.shard import Shard
@@ -23,8 +22,9 @@ _REPLICAS_PER_TURN = 64
 
 async def keep_house(shard: Shard) -> None:
     """Look after the replicas of a shard, again and again, until cancelled."""
-    async for _ in trio_util.periodic(HOUSEKEEPING_INTERVAL_SECONDS):
+    while True:  # a generator would be left behind when this is cancelled between its turns
         await keep_house_once(shard)
+        await trio.sleep(HOUSEKEEPING_INTERVAL_SECONDS)
 
 
 async def keep_house_once(shard: Shard) -> None:
@@ -39,5 +39,6 @@ async def keep_house_once(shard: Shard) -> None:
 
 async def shorten_offsets_logs(state: BrokerState) -> None:
     """Keep ``__consumer_offsets`` short, again and again, until cancelled."""
-    async for _ in trio_util.periodic(HOUSEKEEPING_INTERVAL_SECONDS):
+    while True:
         await state.coordinator.shorten_logs()
+        await trio.sleep(HOUSEKEEPING_INTERVAL_SECONDS)

@@ -109,6 +109,7 @@ class Reconciler:
                 config=topic.config,
                 durability=durability,
                 is_internal=topic.is_internal,
+                replicas=[None] * len(topic.partitions),
             )
             router.add(routed)
         else:

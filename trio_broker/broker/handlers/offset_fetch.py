@@ -17,6 +17,7 @@ from trio_broker.names import ZERO_TOPIC_ID, TopicName
 from trio_broker.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
+    OffsetFetchRequestTopic,
     OffsetFetchResponse,
     OffsetFetchResponseGroup,
     OffsetFetchResponsePartition,
@@ -46,8 +47,13 @@ async def handle(
     await trio.lowlevel.checkpoint()
     if version >= BATCH_VERSION:
         by_id = version >= TOPIC_ID_VERSION
-        groups = [_answer_group(state, group, by_id=by_id) for group in request.groups]
+        groups = [await _answer_group(state, group, by_id=by_id) for group in request.groups]
         return OffsetFetchResponse(groups=groups)
+    code = await state.coordinator.load_group(request.group_id)
+    if code:
+        return OffsetFetchResponse(
+            error_code=code, topics=[_refused_topic(topic, code) for topic in request.topics or ()]
+        )
     if request.topics is None:
         wanted = _everything(state, request.group_id)
     else:
@@ -94,9 +100,29 @@ def _old_partition(
     )
 
 
-def _answer_group(
+def _refused_topic(topic: OffsetFetchRequestTopic, code: ErrorCode) -> OffsetFetchResponseTopic:
+    """Refuse each partition, since version 1 has no other place for it."""
+    return OffsetFetchResponseTopic(
+        name=topic.name,
+        partitions=[
+            OffsetFetchResponsePartition(
+                partition_index=index,
+                committed_offset=NO_OFFSET,
+                committed_leader_epoch=NO_EPOCH,
+                metadata="",
+                error_code=code,
+            )
+            for index in topic.partition_indexes
+        ],
+    )
+
+
+async def _answer_group(
     state: BrokerState, group: OffsetFetchRequestGroup, *, by_id: bool
 ) -> OffsetFetchResponseGroup:
+    code = await state.coordinator.load_group(group.group_id)
+    if code:
+        return OffsetFetchResponseGroup(group_id=group.group_id, topics=(), error_code=code)
     topics: list[OffsetFetchResponseTopics] = []
     if group.topics is None:
         for name, indexes in _everything(state, group.group_id):

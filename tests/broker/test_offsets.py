@@ -1,0 +1,258 @@
+"""OffsetCommit and OffsetFetch: every version, restarts, deleted topics, short logs, bad disks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from tests.broker.harness import World, codes, failing, running, simulated
+from trio_broker import BrokerConfig, ErrorCode
+from trio_broker.config import GroupConfig
+from trio_broker.names import OFFSETS_TOPIC_NAME, ZERO_TOPIC_ID
+from trio_broker.wire.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+)
+from trio_broker.wire.messages.offset_fetch import (
+    OffsetFetchRequest,
+    OffsetFetchRequestGroup,
+    OffsetFetchRequestTopic,
+    OffsetFetchRequestTopics,
+)
+
+
+def commit_request(
+    *offsets: int, topic: Any = "orders", metadata: str | None = "here", **arguments: Any
+) -> Any:
+    """Commit offsets of partitions 0, 1, ...; a topic that is no name is an id."""
+    named = {"name": topic} if isinstance(topic, str) else {"topic_id": topic}
+    partitions = [
+        OffsetCommitRequestPartition(
+            partition_index=index,
+            committed_offset=offset,
+            committed_leader_epoch=3,
+            committed_metadata=metadata,
+        )
+        for index, offset in enumerate(offsets)
+    ]
+    topics = [OffsetCommitRequestTopic(**named, partitions=partitions)]
+    values = {"group_id": "readers", "member_id": "", "topics": topics}
+    return OffsetCommitRequest(**(values | arguments))
+
+
+async def commit(client: Any, *offsets: int, version: int = 8, **arguments: Any) -> list[int]:
+    response = await client.call(commit_request(*offsets, **arguments), version)
+    return codes(response.topics[0].partitions)
+
+
+async def committed(
+    client: Any,
+    version: int = 7,
+    *,
+    group: str = "readers",
+    topic: Any = "orders",
+    partitions: tuple[int, ...] | None = (0, 1),
+) -> dict[Any, list[tuple[Any, ...]]]:
+    """Return (partition, offset, epoch, metadata, code) of each partition, by topic.
+
+    With `partitions` None all that the group has committed.
+    """
+    if version < 8:
+        wanted = [OffsetFetchRequestTopic(name=topic, partition_indexes=partitions or ())]
+        topics = None if partitions is None else wanted
+        response = await client.call(OffsetFetchRequest(group_id=group, topics=topics), version)
+        assert response.error_code == 0
+        found = response.topics
+    else:
+        named = {"name": topic} if isinstance(topic, str) else {"topic_id": topic}
+        asked = [OffsetFetchRequestTopics(**named, partition_indexes=partitions or ())]
+        one = OffsetFetchRequestGroup(group_id=group, topics=None if partitions is None else asked)
+        response = await client.call(OffsetFetchRequest(groups=[one]), version)
+        [answer] = response.groups
+        assert (answer.group_id, answer.error_code) == (group, 0)
+        found = answer.topics
+    return {
+        (entry.topic_id if version >= 10 else entry.name): [
+            (
+                part.partition_index,
+                part.committed_offset,
+                part.committed_leader_epoch,
+                part.metadata,
+                part.error_code,
+            )
+            for part in entry.partitions
+        ]
+        for entry in found
+    }
+
+
+@pytest.mark.parametrize("version", range(2, 11))
+async def test_every_version_commits(wire_config: BrokerConfig, version: int) -> None:
+    async with running(wire_config) as run:
+        topic_id = await run.broker.create_topic("orders", partitions=2)
+        topic = topic_id if version >= 10 else "orders"
+        async with run.connect() as client:
+            assert await commit(client, 5, 6, topic=topic, version=version) == [0, 0]
+            assert await commit(client, 7, 8, 9, topic=topic, version=version) == [
+                0,
+                0,
+                ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+            ]
+            epoch = 3 if version >= 6 else -1
+            found = await committed(client)
+            assert found == {"orders": [(0, 7, epoch, "here", 0), (1, 8, epoch, "here", 0)]}
+            unknown = ZERO_TOPIC_ID if version >= 10 else "nowhere"
+            assert await commit(client, 1, topic=unknown, version=version) == [
+                ErrorCode.UNKNOWN_TOPIC_ID
+                if version >= 10
+                else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+            ]
+
+
+@pytest.mark.parametrize("version", range(1, 11))
+async def test_every_version_fetches_what_was_committed(
+    wire_config: BrokerConfig, version: int
+) -> None:
+    async with running(wire_config) as run:
+        topic_id = await run.broker.create_topic("orders", partitions=2)
+        topic = topic_id if version >= 10 else "orders"
+        async with run.connect() as client:
+            epoch = 3 if version >= 5 else -1
+            nothing = [(0, -1, -1, "", 0), (1, -1, -1, "", 0)]
+            assert await committed(client, version, topic=topic) == {topic: nothing}
+            assert await commit(client, 42) == [0]
+            something = [(0, 42, epoch, "here", 0), nothing[1]]
+            assert await committed(client, version, topic=topic) == {topic: something}
+            assert await committed(client, version, topic=topic, group="others") == {topic: nothing}
+            if version >= 2:
+                every = await committed(client, version, partitions=None)
+                assert every == {topic: something[:1]}
+                assert await committed(client, version, partitions=None, group="others") == {}
+            unknown = ZERO_TOPIC_ID if version >= 10 else "nowhere"
+            code = ErrorCode.UNKNOWN_TOPIC_ID if version >= 10 else 0
+            found = await committed(client, version, topic=unknown, partitions=(0,))
+            assert found == {unknown: [(0, -1, -1, "", code)]}
+
+
+async def test_refused_commits(wire_config: BrokerConfig) -> None:
+    async with running(wire_config) as run:
+        await run.broker.create_topic("orders", partitions=2)
+        async with run.connect() as client:
+            assert await commit(client, 1, metadata="x" * 4097) == [
+                ErrorCode.OFFSET_METADATA_TOO_LARGE
+            ]
+            assert await commit(client, 1, metadata="x" * 4096) == [0]
+            assert await commit(client, 1, metadata=None) == [0]
+            assert (await committed(client))["orders"][0] == (0, 1, 3, "", 0)
+            assert await commit(client, 1, generation_id_or_member_epoch=4, member_id="m") == [
+                ErrorCode.UNKNOWN_MEMBER_ID
+            ]
+            assert await commit(
+                client, 1, group_id="unheard of", generation_id_or_member_epoch=4
+            ) == [ErrorCode.ILLEGAL_GENERATION]
+            # Old clients commit for the group without a name.
+            assert await commit(client, 9, group_id="") == [0]
+            assert (await committed(client, group=""))["orders"][0][1] == 9
+
+
+async def test_commits_survive_a_restart_and_the_deletion_of_other_topics(
+    wire_config: BrokerConfig,
+) -> None:
+    async with running(wire_config) as run:
+        await run.broker.create_topic("orders")
+        await run.broker.create_topic("carts")
+        async with run.connect() as client:
+            for offset in range(5):
+                assert await commit(client, offset) == [0]
+                assert await commit(client, offset, topic="carts", group_id=f"g{offset}") == [0]
+            await run.broker.delete_topic("carts")
+    async with running(wire_config) as run, run.connect() as client:
+        assert (await committed(client, partitions=(0,))) == {"orders": [(0, 4, 3, "here", 0)]}
+        assert await committed(client, partitions=None, group="g3") == {}
+
+
+async def test_a_topic_of_the_same_name_does_not_inherit_offsets(
+    wire_config: BrokerConfig,
+) -> None:
+    async with running(wire_config) as run:
+        await run.broker.create_topic("orders")
+        async with run.connect() as client:
+            assert await commit(client, 7) == [0]
+            await run.broker.delete_topic("orders")
+            await run.broker.create_topic("orders")
+            for version in (7, 8, 9):
+                found = await committed(client, version, partitions=(0,))
+                assert found["orders"] == [(0, -1, -1, "", 0)]
+
+
+@simulated
+async def test_a_short_log_holds_the_whole_state(world: World) -> None:
+    group = GroupConfig(offsets_topic_partitions=1, offsets_topic_segment_bytes=4096)
+    async with world.running(group=group) as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            for number in range(120):
+                name = f"g{number % 7}"
+                assert await commit(client, number, group_id=name) == [0]
+            replica = run.replica(OFFSETS_TOPIC_NAME)
+            before = replica.log.segment_count
+            assert before > 3
+            await run.state.coordinator.shorten_logs()
+            assert replica.log.segment_count < before
+            assert replica.log.log_start_offset > 100
+            await trio.sleep(100)  # the files go a minute later
+            assert await commit(client, 1000, group_id="g1") == [0]
+    expected = {f"g{number % 7}": number for number in range(120)} | {"g1": 1000}
+    async with world.running(group=group) as run, world.connect() as client:
+        for name, offset in expected.items():
+            assert (await committed(client, group=name))["orders"][0][1] == offset
+        names = [path for path in world.fs.tree() if path.endswith(".log")]
+        assert sum(str(run.topic_id(OFFSETS_TOPIC_NAME)) in name for name in names) <= 2
+
+
+@simulated
+async def test_offsets_that_cannot_be_read_at_the_start_are_not_taken_for_none(
+    world: World,
+) -> None:
+    """A consumer that hears "nothing committed" begins again at the start, or skips everything."""
+    group = GroupConfig(offsets_topic_partitions=1, offsets_topic_segment_bytes=2000)
+    async with world.running_until_power_cut(group=group) as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            for offset in range(60):
+                assert await commit(client, offset) == [0]
+        replica = run.replica(OFFSETS_TOPIC_NAME)
+        directory = replica.log.directory
+        assert replica.log.segment_count > 3
+    async with trio.open_nursery() as nursery:
+        healed = trio.Event()
+
+        async def break_reads(task_status: Any) -> None:
+            with failing("read_at", directory) as met:
+                task_status.started()
+                await healed.wait()
+                assert met
+
+        await nursery.start(break_reads)
+        async with world.running(group=group, reraise=False) as run:
+            async with world.connect() as client:
+                asked = OffsetFetchRequestGroup(group_id="readers", topics=None)
+                response = await client.call(OffsetFetchRequest(groups=[asked]), 8)
+                assert codes(response.groups) == [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]
+                wanted = OffsetFetchRequestTopic(name="orders", partition_indexes=(0,))
+                response = await client.call(
+                    OffsetFetchRequest(group_id="readers", topics=[wanted]), 7
+                )
+                assert response.error_code == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+                assert await commit(client, 1) == [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]
+                await run.state.coordinator.shorten_logs()
+                healed.set()
+                await trio.sleep(120)
+                await run.state.coordinator.shorten_logs()
+                assert (await committed(client))["orders"][0][1] == 59
+                assert await commit(client, 60) == [0]
+    async with world.running(group=group) as run, world.connect() as client:
+        assert (await committed(client))["orders"][0][1] == 60
