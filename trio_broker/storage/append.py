@@ -142,6 +142,7 @@ class AppendPlan:
         state: how far it has come.
         is_synced: the job made everything below `end_offset` durable.
         unsynced: segments that hold older bytes which are not durable yet.
+        begins_log: the log has no segment yet.
         must_sync_names: the names of the replica's files may not be durable yet.
         must_sync: sync in any case, because a file cannot stay open and a failed write must not
             go unnoticed.
@@ -152,6 +153,7 @@ class AppendPlan:
     """
 
     __slots__ = (
+        "begins_log",
         "end_offset",
         "files",
         "index_interval_bytes",
@@ -186,6 +188,7 @@ class AppendPlan:
         self.is_synced = False
         self.unsynced: list[tuple[Segment, File | None]] = []
         self.must_sync = False
+        self.begins_log = False
         self.must_sync_names = False
         self.load_index = False
         self.loaded_index: SegmentIndex | None = None
@@ -250,10 +253,15 @@ def _write_all(
             # A segment on disk promises that those before it are complete.
             yield from jobs.sync(written[-1][1])
         file = yield from _open(plan, write, written)
+        if plan.begins_log and write is plan.writes[0]:
+            # Durable in every mode: a log whose first segment is not there would seem to begin at
+            # its second.
+            yield from jobs.sync_directory(files.fs, files.directory)
         yield from jobs.append_all(file, write.start, write.buffers)
     if sync:
         yield from jobs.sync(written[-1][1])
-        if plan.must_sync_names or written[-1][0].creates:
+        has_new_name = written[-1][0].creates and not (plan.begins_log and len(written) == 1)
+        if plan.must_sync_names or has_new_name:
             yield from jobs.sync_directory(files.fs, files.directory)
 
 

@@ -107,6 +107,7 @@ class Log(LogUpkeep):
             for segment in row.unsynced()
             if segment is not first.segment
         ]
+        plan.begins_log = len(row) == 0
         plan.must_sync_names = row.names_unsynced
         for write in plan.writes:
             write.segment.pins += 1
