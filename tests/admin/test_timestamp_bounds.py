@@ -1,4 +1,4 @@
-"""What a log can tell, from memory, about when a record was written: the ground of lag in seconds."""
+"""What a log tells from memory about when a record was written: the ground of lag in seconds."""
 
 from __future__ import annotations
 

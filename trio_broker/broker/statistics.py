@@ -257,7 +257,7 @@ def _requests(state: BrokerState) -> tuple[RequestStatistics, ...]:
 def _log_dir(state: BrokerState, log_dir: LogDir) -> LogDirStatistics:
     space = log_dir.health.space
     return LogDirStatistics(
-        path=log_dir.directory.path,
+        path=_printable(log_dir.directory.path),
         directory_id=str(log_dir.directory_id),
         state=log_dir.health.state.value,
         cause=log_dir.cause,
@@ -283,7 +283,7 @@ def _log_dir(state: BrokerState, log_dir: LogDir) -> LogDirStatistics:
 def _log_dir_health(state: BrokerState, log_dir: LogDir) -> LogDirHealth:
     space = log_dir.health.space
     return LogDirHealth(
-        path=log_dir.directory.path,
+        path=_printable(log_dir.directory.path),
         state=log_dir.health.state.value,
         cause=log_dir.cause,
         total_bytes=None if space is None else space.total_bytes,
@@ -301,6 +301,11 @@ def _log_dir_health(state: BrokerState, log_dir: LogDir) -> LogDirHealth:
             for index, shard in enumerate(log_dir.shards)
         ),
     )
+
+
+def _printable(path: str) -> str:
+    """Replace what came from a path's bytes that are no UTF-8, and so cannot be sent as such."""
+    return path.encode(errors="replace").decode()
 
 
 def _restarts(state: BrokerState, shard: Shard) -> int:
