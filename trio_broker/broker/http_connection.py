@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trio_broker.http")
 
-_RECEIVE_BYTES = 16 * 1024
+#: Little, because headers may be this much longer than their limit.
+_RECEIVE_BYTES = 4 * 1024
 #: A client that uses its connection well still has to open another one after this long.
 CONNECTION_SECONDS_MAX = 600.0
 #: More than the received bytes of one request can be cut into: then putting them never waits.
