@@ -1,0 +1,100 @@
+"""`trio-broker serve` with its HTTP server, as a process; and what its options refuse."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+from click.testing import CliRunner
+
+from tests.support.server import Server, start_server
+from tests.support.waiting import wait_until
+from trio_broker.cli.commands import command_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+TOKEN = "a-token-of-some-length"
+
+
+def ask(base: str, path: str, *, token: str | None = None) -> tuple[int, Any]:
+    """Return status and JSON body, or the text if it is none."""
+    request = urllib.request.Request(base + path)
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            status, body = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, body = error.code, error.read()
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, body.decode()
+
+
+def http_base(server: Server) -> str:
+    """Return where it serves HTTP, from its second line on stdout."""
+    assert server.process.stdout is not None
+    line = server.process.stdout.readline().decode().strip()
+    prefix, _, base = line.partition(" ")
+    assert prefix == "listening"
+    return base
+
+
+def test_a_probe_sees_503_while_the_process_still_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIO_BROKER_HTTP__TOKEN", TOKEN)
+    server = start_server(
+        tmp_path / "data",
+        options=("--http", "127.0.0.1:0"),
+        settings={"shutdown.ready_grace_seconds": 2},
+    )
+    base = http_base(server)
+    assert ask(base, "/health/ready") == (200, {"status": "ready", "phase": "serving"})
+    assert ask(base, "/metrics")[0] == 401
+    status, page = ask(base, "/metrics", token=TOKEN)
+    assert status == 200
+    assert "process_resident_memory_bytes" in page
+    assert ask(base, "/health", token=TOKEN)[1]["log_dirs"][0]["path"].startswith(str(tmp_path))
+    server.terminate()
+    wait_until(lambda: ask(base, "/health/ready")[0] == 503, seconds=2, what="503 in time")
+    assert ask(base, "/health/live")[0] == 200
+    assert server.wait() == 0
+    assert TOKEN not in server.stderr()
+
+
+def refusal(*options: str) -> str:
+    """Run `serve`, which must refuse with exit code 2; return what it says."""
+    result = CliRunner().invoke(command_line, ["serve", *options])
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
+def test_to_be_open_to_strangers_is_refused_before_anything_is_opened() -> None:
+    said = refusal("--http", "0.0.0.0:9644")
+    assert "http.listen: '0.0.0.0:9644' can be reached from other machines" in said
+    assert "http.token" in said
+
+
+def test_what_is_no_address_is_refused() -> None:
+    assert "http.listen" in refusal("--http", "9644")
+
+
+def test_a_weak_token_is_refused_and_not_repeated() -> None:
+    said = refusal("--http", "0.0.0.0:9644", "--http-token", "hunter2")
+    assert "http.token must be 16 to 1000" in said
+    assert "hunter2" not in said
+
+
+def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_broker.broker.http_server._LIBRARIES", {"no_such_module": "hyper"})
+    said = refusal("--data-dir", "unused")
+    assert "need hyper: pip install 'trio-broker[server]'" in said
+    assert "--http off" in said
