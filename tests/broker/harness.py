@@ -22,8 +22,10 @@ from trio_broker.broker.embed import Broker
 from trio_broker.config import BrokerConfig, TopicConfig
 from trio_broker.host.real import real_host
 from trio_broker.records.build import Record, build_batch
+from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.handles import SimFile
 from trio_broker.testing.sim.host import SimMachine
+from trio_broker.testing.sim.lane import SimLane
 from trio_broker.testing.sim.network import NetworkFaults, SimInternet
 from trio_broker.testing.sim.run import Simulation, simulate
 from trio_broker.wire.api import APIS
@@ -42,8 +44,8 @@ if TYPE_CHECKING:
     from trio_broker.broker.replica import Replica
     from trio_broker.host.interface import Host, Stream
 
-#: Longest wait for anything; virtual seconds on a simulated machine.
-PATIENCE_SECONDS = 60.0
+#: Longest wait for anything, in seconds of the machine, which may be simulated.
+PATIENCE_SECONDS = 25.0
 NEWEST = -1
 #: A simulation that goes on for longer hangs.
 SIMULATED_SECONDS_MAX = 5_000.0
@@ -378,6 +380,33 @@ def failing(call: str, part: str, error: int = errno.EIO) -> Iterator[list[str]]
         yield met
     finally:
         setattr(SimFile, call, original)
+
+
+@contextmanager
+def slow(part: str, seconds: float) -> Iterator[None]:
+    """Let every disk operation in a lane on a path that contains `part` take so long."""
+    perform, delay_seconds = SimLane._perform, SimFileSystem.delay_seconds
+    is_slow = False
+
+    async def perform_slowly(lane: SimLane, entry: Any, function: Any, args: Any) -> Any:
+        nonlocal is_slow
+        method = function.func if isinstance(function, functools.partial) else function
+        target = getattr(method, "__self__", None)
+        path = target.path if isinstance(target, SimFile) else str(args[:1])
+        # Read by the very next step, before any other task runs.
+        is_slow = part in path and isinstance(target, SimFile | SimFileSystem)
+        return await perform(lane, entry, function, args)
+
+    def delay(fs: SimFileSystem, call: str) -> float:
+        nonlocal is_slow
+        was_slow, is_slow = is_slow, False
+        return seconds if was_slow else delay_seconds(fs, call)
+
+    SimLane._perform, SimFileSystem.delay_seconds = perform_slowly, delay  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SimLane._perform, SimFileSystem.delay_seconds = perform, delay_seconds  # type: ignore[method-assign]
 
 
 def codes(results: Sequence[Any]) -> list[int]:

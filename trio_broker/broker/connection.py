@@ -20,7 +20,7 @@ import trio
 
 from trio_broker.broker.handlers.produce import ProduceInFlight, start_produce
 from trio_broker.broker.handlers.table import answer, served_api
-from trio_broker.errors import ProtocolError
+from trio_broker.errors import BrokerClosed, ProtocolError
 from trio_broker.wire.api import ApiKey
 from trio_broker.wire.frames import FrameSplitter
 from trio_broker.wire.headers import decode_request_header
@@ -104,6 +104,8 @@ class Connection:
                 await self._wait_for_pending(0, 0)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.close_reason = self.close_reason or "the client is gone"
+        except BrokerClosed:
+            self.close_reason = "the broker is stopping"  # and did not carry the request out
         except ProtocolError as error:
             self.close_reason = f"protocol error: {error}"
             logger.info("closing %s: %s", self.stream.peer, error)

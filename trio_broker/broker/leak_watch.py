@@ -13,7 +13,6 @@ import posixpath
 from typing import TYPE_CHECKING
 
 import trio
-import trio_util
 
 from trio_broker.cluster.embedded_folder import JOURNAL_PARTITION
 from trio_broker.errors import StuckIO
@@ -45,8 +44,9 @@ class LeakWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async for _ in trio_util.periodic(LOOK_SECONDS):
+        while True:  # a generator would be left behind when this is cancelled during a look
             await self.look()
+            await trio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
         """Look once."""

@@ -1,14 +1,18 @@
 """CreateTopics (key 19), versions 2 to 7. Answered when the replicas of the new topics run.
 
-From version 5 on the answer tells the configuration of the topic (KIP-525), always as an array:
-Java's Admin client fails on null.
+If that takes longer than the client waits it is told REQUEST_TIMED_OUT; a creation that has begun
+goes on. From version 5 on the answer tells the configuration of the topic (KIP-525), always as an
+array: Java's Admin client fails on null.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from trio_broker.broker.handlers.topic_configs import describe_topic_configs
+from trio_broker.errors import ErrorCode
 from trio_broker.metadata.decisions import CreateTopicResult, NewTopic
 from trio_broker.wire.messages.create_topics import (
     CreatableTopicConfigs,
@@ -20,6 +24,9 @@ from trio_broker.wire.messages.create_topics import (
 if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
+
+#: A change has at least this long to begin, also for clients that ask for no timeout.
+TIMEOUT_MS_MIN = 1000
 
 
 async def handle(
@@ -40,8 +47,20 @@ async def handle(
         )
         for topic in request.topics
     ]
-    results = await state.controller.create_topics(wanted, validate_only=request.validate_only)
+    results: list[CreateTopicResult] = []
+    with trio.move_on_after(max(request.timeout_ms, TIMEOUT_MS_MIN) / 1000):
+        results = await state.controller.create_topics(wanted, validate_only=request.validate_only)
+    if not results:
+        results = [_timed_out(name) for name in dict.fromkeys(topic.name for topic in wanted)]
     return CreateTopicsResponse(topics=[_describe(state, result) for result in results])
+
+
+def _timed_out(name: str) -> CreateTopicResult:
+    return CreateTopicResult(
+        name=name,
+        code=ErrorCode.REQUEST_TIMED_OUT,
+        message="The topic was not created in time; it may be yet.",
+    )
 
 
 def _describe(state: BrokerState, result: CreateTopicResult) -> CreatableTopicResult:

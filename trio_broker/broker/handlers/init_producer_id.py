@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_broker.errors import ErrorCode
+from trio_broker.errors import ErrorCode, RequestError
 from trio_broker.wire.messages.init_producer_id import (
     InitProducerIdRequest,
     InitProducerIdResponse,
@@ -38,7 +38,10 @@ async def handle(
             else ErrorCode.INVALID_REQUEST
         )
         return InitProducerIdResponse(error_code=code, producer_epoch=-1)
-    producer_id, producer_epoch = await state.controller.allocate_producer_id()
+    try:
+        producer_id, producer_epoch = await state.controller.allocate_producer_id()
+    except RequestError as error:
+        return InitProducerIdResponse(error_code=error.code, producer_epoch=-1)
     return InitProducerIdResponse(
         error_code=ErrorCode.NONE, producer_id=producer_id, producer_epoch=producer_epoch
     )

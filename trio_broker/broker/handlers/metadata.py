@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from trio_broker.broker.state import BrokerState
 
 
+#: From this version on topics can be named by id; in the two before it the field is there only.
+TOPIC_ID_VERSION = 12
+
+
 async def handle(
     state: BrokerState, session: Session, version: int, request: MetadataRequest
 ) -> MetadataResponse:
@@ -47,6 +51,10 @@ async def handle(
         topics = [
             _describe(state, topic, request) for name, topic in sorted(image.topics_by_name.items())
         ]
+    elif version < TOPIC_ID_VERSION and any(
+        one.name is None or one.topic_id != ZERO_TOPIC_ID for one in wanted
+    ):
+        topics = [_refused(one) for one in wanted]
     else:
         await _create_missing(state, wanted, request)
         topics = [_find(state, one, request) for one in wanted]
@@ -77,6 +85,15 @@ async def _create_missing(
     ]
     if missing and not state.draining:
         await state.controller.create_topics(missing)
+
+
+def _refused(wanted: MetadataRequestTopic) -> MetadataResponseTopic:
+    return MetadataResponseTopic(
+        error_code=ErrorCode.INVALID_REQUEST,
+        name=wanted.name or "",
+        topic_id=wanted.topic_id,
+        partitions=(),
+    )
 
 
 def _find(
