@@ -8,25 +8,23 @@ fail or be the moment of a power cut.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from attrs import define, evolve, field
+from attrs import evolve
 
+from tests.simulation.log_clients import NOW_MS, Client, encode
 from tests.simulation.log_model import LogModel, StoredBatch, Violation, WrittenBatch
 from trio_broker.config import Durability, TopicConfig
 from trio_broker.errors import AppendFailed, CorruptLog, StorageError, SyncFailed
 from trio_broker.host.jobs import run_inline
 from trio_broker.names import TopicName, TopicPartition
-from trio_broker.records.batch import read_header
-from trio_broker.records.build import Record, build_batch
 from trio_broker.records.iterate import iterate_batches, iterate_records
 from trio_broker.storage import paths
 from trio_broker.storage.handles import SegmentCache, open_files_of
-from trio_broker.storage.log import Accepted, BatchToAppend, Duplicate, Log, LogSettings, Refused
+from trio_broker.storage.log import Accepted, Duplicate, Log, LogSettings, Refused
 from trio_broker.storage.log_dir import LogDirectory, open_log_directory_job
 from trio_broker.storage.recovery import open_log_job
 from trio_broker.testing.sim.disk import SimFileSystem
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 TOPIC_PARTITION = TopicPartition(UUID("6f1f9a5e-9d3c-4a8e-8f5e-0123456789ab"), 0)
 LOG_DIR = "/data/logs"
 DIRECTORY = f"{LOG_DIR}/{paths.replica_name(TOPIC_PARTITION)}"
-NOW_MS = 1_700_000_000_000
 SETTINGS = LogSettings(
     producer_ids_max=100, producer_id_expiration_ms=86_400_000, recovery_point_bytes=3000
 )
@@ -57,45 +54,6 @@ class Scenario(NamedTuple):
     seed: int
     durability: Durability
     steps: tuple[tuple[str, int], ...]
-
-
-@define
-class Client:
-    """An idempotent producer that resends, in order, what was not answered."""
-
-    producer_id: int
-    epoch: int = 0
-    sequence: int = 0
-    unanswered: deque[WrittenBatch] = field(factory=deque)
-    latest: WrittenBatch | None = None
-
-    def next_batch(self, values: tuple[bytes, ...]) -> WrittenBatch:
-        """Make a new batch and remember it until it is answered."""
-        batch = WrittenBatch(values, self.producer_id, self.epoch, self.sequence)
-        self.sequence += len(values)
-        self.unanswered.append(batch)
-        return batch
-
-    def begin_again(self) -> None:
-        """Take a new epoch after a loss that its sequences cannot bridge (KIP-360)."""
-        self.epoch += 1
-        self.sequence = 0
-        self.unanswered.clear()
-        self.latest = None
-
-
-def encode(batch: WrittenBatch) -> BatchToAppend:
-    """Build the batch as its client sends it."""
-    idempotent: dict[str, Any] = {}
-    if batch.producer_id >= 0:
-        idempotent = {
-            "producer_id": batch.producer_id,
-            "producer_epoch": batch.epoch,
-            "base_sequence": batch.sequence,
-        }
-    records = [Record(None, value, (), NOW_MS) for value in batch.values]
-    data = build_batch(records, **idempotent)
-    return BatchToAppend(data, read_header(data))
 
 
 def plan_scenario(seed: int, durability: Durability) -> Scenario:
@@ -179,6 +137,9 @@ class World:
         self._append(self._draws.getrandbits(32))
         self.stop(self._draws.getrandbits(32))
         self.start()
+        if self.scenario.seed % 2:
+            # What comes after a clean stop must not be forgotten in favour of what was then.
+            self._append(self._draws.getrandbits(32))
         # What a log shows after recovery is promised, whether it had been acknowledged or not.
         self.lose_power()
         return self.first_life_operations
@@ -208,10 +169,18 @@ class World:
         self.start()
 
     def kill(self) -> None:
-        """Let the process end without a word; the page cache survives."""
-        self._forget()
+        """Let the process end without a word; the page cache survives.
+
+        A disk that fails altogether takes its filesystem down, and mounting that again, without
+        which nothing goes on, leaves nothing of the page cache either.
+        """
         faults = self.fs.faults
         before = self.fs.operation_count
+        if faults.fail_from is not None and before >= faults.fail_from[0]:
+            self.fs.power_off()
+            self._power_back()
+            return
+        self._forget()
         self.fs = self.fs.restart()
         # The disk goes on as it was, and so does the count of its operations.
         self.fs.faults, self.fs.operation_count = faults, before
@@ -238,11 +207,15 @@ class World:
 
     # ------------------------------------------------------------------------------ start and stop
 
-    def start(self) -> None:
-        """Open the log, whatever it takes, and compare what it shows with what was promised."""
+    def start(self, *, reopen: bool = False) -> None:
+        """Open the log, whatever it takes, and compare what it shows with what was promised.
+
+        Args:
+            reopen: in the process that had it open before, and still holds the log dir.
+        """
         for _ in range(_STARTS_MAX):
             try:
-                self._open()
+                self._open(reopen=reopen)
                 break
             except NodeDead:
                 self._power_back()
@@ -252,6 +225,7 @@ class World:
             except (OSError, StorageError) as error:
                 self._note_failed_sync(error)
                 self._restart_somehow()
+            reopen = False
         else:
             raise Violation("the log does not open")
         with self._undisturbed():
@@ -273,21 +247,22 @@ class World:
         else:
             self.fs.power_off()
             self._power_back()
-        # A disk that failed for good has been replaced by then, with what was on it.
-        self.fs.faults = evolve(self.fs.faults, fail_from=None)
+        # Somebody has made room meanwhile.
+        self.fs.faults = evolve(self.fs.faults, capacity_bytes=None)
 
-    def _open(self) -> None:
-        self._directory = run_inline(
-            open_log_directory_job(
-                self.fs,
-                LOG_DIR,
-                cluster_id="cluster",
-                node_id=1,
-                new_directory_id=UUID(int=1),
-                description="model",
+    def _open(self, *, reopen: bool) -> None:
+        if not reopen:
+            self._directory = run_inline(
+                open_log_directory_job(
+                    self.fs,
+                    LOG_DIR,
+                    cluster_id="cluster",
+                    node_id=1,
+                    new_directory_id=UUID(int=1),
+                    description="model",
+                )
             )
-        )
-        summary = self._directory.take_summary(TOPIC_PARTITION)
+        assert self._directory is not None
         self._log = run_inline(
             open_log_job(
                 self.fs,
@@ -298,17 +273,20 @@ class World:
                 durability=self.durability,
                 settings=SETTINGS,
                 cache=SegmentCache(4),
-                summary=summary,
+                summary=self._directory.take_summary(TOPIC_PARTITION),
                 now_ms=NOW_MS,
+                after_failed_sync=reopen and self._sync_failed,
             )
         )
 
     def _accept_loss(self, error: CorruptLog) -> None:
         """Be the operator who lets a log go on after acknowledged records were lost."""
-        if self._syncs or not self._sync_failed:
+        note = f"{DIRECTORY}/{paths.SYNC_FAILED_NAME}"
+        if self._syncs or not (self._sync_failed or note in self.fs.tree()):
             raise Violation(f"nothing was damaged: {error}") from error
         with self._undisturbed():
-            self.fs.unlink(f"{DIRECTORY}/{paths.SYNC_FAILED_NAME}")
+            path = f"{DIRECTORY}/{paths.ACCEPT_LOSS_NAME}"
+            self.fs.open(path, "operator", create=True).close()
         self._power_lost = True  # as far as promises go
 
     def stop(self, number: int) -> None:
@@ -509,9 +487,9 @@ class World:
         self._checkpoint()
 
     def _heal(self) -> None:
-        """Bring back a log that is broken: cut it back, or begin again in one of two ways."""
+        """Bring back a log that is broken: cut it back, or open it anew in one of three ways."""
         way = self._draws.random()
-        if way < 0.4 and self._syncs and self.log.is_broken:
+        if way < 0.3 and self._syncs and self.log.is_broken:
             try:
                 run_inline(self.log.seal_at_durable_job())
             except (OSError, StorageError) as error:
@@ -522,7 +500,11 @@ class World:
                 self._sync_failed = False
                 self._check_running()
                 return
-        if way < 0.7:
+        elif way < 0.5:
+            self.log.close_files()
+            self.start(reopen=True)
+            return
+        if way < 0.75:
             self.kill()
         else:
             self.fs.power_off()
@@ -546,7 +528,10 @@ class World:
         while offset < log.log_end_offset:
             plan = log.locate(offset, max_bytes=700, upper_offset=log.log_end_offset)
             assert plan is not None
-            data = b"".join(log.read_cached(plan) or run_inline(log.read_job(plan)))
+            try:
+                data = b"".join(log.read_cached(plan) or run_inline(log.read_job(plan)))
+            except (OSError, StorageError) as error:
+                raise Violation(f"offset {offset} cannot be read: {error}") from error
             for header, content in iterate_batches(data):
                 values = tuple(
                     record.value or b"" for record in iterate_records(content, bytes_max=1 << 20)
@@ -572,7 +557,3 @@ class World:
             self.log.abandon(plan)
             if not isinstance(outcome, Duplicate) or outcome.base_offset != entry.base_offset:
                 raise Violation(f"a copy of {entry} would be answered with {outcome}")
-
-
-#: Errors that a sweep lets operations fail with.
-ERRORS = (errno.EIO, errno.ENOSPC)

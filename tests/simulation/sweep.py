@@ -15,26 +15,20 @@ from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.simulation import log_mutants
 from tests.simulation.log_world import Scenario, World, plan_scenario
 from trio_broker.config import Durability
-from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.testing.sim.faults import DiskFaults, NodeDead
+from trio_broker.testing.sim.inodes import BLOCK_BYTES
 from trio_broker.testing.sim.streams import RandomStreams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: What a sweep takes for a failure of the log, beside broken promises.
-BUGS = (
-    AssertionError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+#: What a sweep takes for a failure of the log: a broken promise, or anything it did not expect.
+BUGS = (Exception, NodeDead)
 
-KINDS = ("crash", "crash twice", "EIO", "ENOSPC", "EIO then crash", "dead disk")
+KINDS = ("crash", "crash twice", "EIO", "ENOSPC", "EIO then crash", "dead disk", "full disk")
 
 
 class Case(NamedTuple):
@@ -86,6 +80,8 @@ def lives_of(case: Case) -> list[DiskFaults]:
         return [DiskFaults(fail_at=(operation, errno.EIO), crash_at=later), common]
     if case.kind == "dead disk":
         return [DiskFaults(fail_from=(operation, errno.EIO)), common]
+    if case.kind == "full disk":
+        return [DiskFaults(capacity_bytes=(10 + operation // 4) * BLOCK_BYTES), common]
     raise ValueError(f"unknown kind {case.kind!r}")
 
 
@@ -116,12 +112,38 @@ def cases(
                     yield Case(seed, durability, kind, operation)
 
 
+def error_of(case: Case) -> BaseException | None:
+    """Run one case and return what it failed with."""
+    try:
+        run_case(case)
+    except BUGS as error:
+        return error
+    return None
+
+
+def find_mutants(seeds: range, durabilities: tuple[Durability, ...], every: int) -> None:
+    """Print, for each planted mistake, the first case that finds it."""
+    for name in log_mutants.MUTANTS:
+        found = (
+            case for case in cases(seeds, durabilities, every=every) if mutant_error(name, case)
+        )
+        sys.stdout.write(f"{name}: {next(found, 'not found')}\n")
+
+
+def mutant_error(name: str, case: Case) -> BaseException | None:
+    """Run one case with a mistake in place and return what it failed with."""
+    scenario_of(case.seed, case.durability)  # as it is without the mistake
+    with log_mutants.planted(name):
+        return error_of(case)
+
+
 def main(arguments: list[str]) -> int:
     """Run a sweep and report; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.sweep")
     parser.add_argument("--seeds", default="1-20", help="first and last seed, like 1-20")
     parser.add_argument("--durability", choices=list(Durability), action="append")
     parser.add_argument("--every", type=int, default=1, help="take every n-th operation")
+    parser.add_argument("--mutant", action="store_true", help="list the cases that find mistakes")
     parser.add_argument("--case", help="run only this case, as a failure printed it")
     options = parser.parse_args(arguments)
     logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
@@ -131,12 +153,13 @@ def main(arguments: list[str]) -> int:
     first, _, last = options.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     durabilities = tuple(map(Durability, options.durability or Durability))
+    if options.mutant:
+        find_mutants(seeds, durabilities, options.every)
+        return 0
     began, count, failures = perf_counter(), 0, 0
     for case in cases(seeds, durabilities, every=options.every):
         count += 1
-        try:
-            run_case(case)
-        except BUGS as error:
+        if (error := error_of(case)) is not None:
             failures += 1
             sys.stdout.write(f"--case '{case}': {error!r}\n")
     seconds = perf_counter() - began

@@ -196,7 +196,7 @@ class SimLane:
             pure: outcome.Outcome[Any] = outcome.capture(function, *args)
             return pure
         token = fs.enter_call(path)
-        is_late = await self._spend(entry, fs, method.__name__, target)
+        is_late = await self._spend(entry, fs, method.__name__, path, target)
         result: outcome.Outcome[Any] = outcome.capture(fs.step, function, args)
         fs.leave_call(token)
         if isinstance(target, SimFile):
@@ -210,7 +210,12 @@ class SimLane:
         return result
 
     async def _spend(
-        self, entry: _Entry, fs: SimFileSystem, call: str, target: SimFile | SimFileSystem
+        self,
+        entry: _Entry,
+        fs: SimFileSystem,
+        call: str,
+        path: str,
+        target: SimFile | SimFileSystem,
     ) -> bool:
         """Let an operation's time pass; return whether it outlived the deadline."""
         self._call_began_at = trio.current_time()
@@ -222,7 +227,6 @@ class SimLane:
         if scope.cancelled_caught:
             if isinstance(target, SimFile):
                 target.mark_stuck()
-            path = target.path if isinstance(target, SimFile) else target.name
             self._stuck_in = f"{call} {path}"
             entry.answer(outcome.Error(self._late_error(call, path)))
             self._fail_queued()
