@@ -23,7 +23,7 @@ MUTANT_CASES_MAX = 1500
 
 
 def regressions() -> list[object]:
-    """Read the cases that failed once; those marked "open" still do, and must say when they do not."""
+    """Read the cases that failed once; those marked "open" still do."""
     cases: list[object] = []
     for line in REGRESSIONS.read_text().splitlines():
         if line.startswith("open "):
