@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import random
-import tempfile
 from pathlib import Path
 
-from tests.faults.rounds import Outcome, Site, run_rounds
+from tests.faults.rounds import Outcome, Site, kept_or_temporary, run_rounds
 from tests.support.server import Server
 
 
@@ -32,11 +31,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--durability", choices=["fsync", "interval", "os"], default="fsync")
+    parser.add_argument("--keep", type=Path, help="work in this directory and leave it behind")
     options = parser.parse_args()
     print(f"seed {options.seed}")
-    with tempfile.TemporaryDirectory() as directory:
+    with kept_or_temporary(options.keep) as directory:
         outcome = run_kills(
-            Path(directory),
+            directory,
             rounds=options.rounds,
             seed=options.seed,
             durability=options.durability,

@@ -29,6 +29,9 @@ RECONNECT = {
     "retry.backoff.ms": 20,
     "retry.backoff.max.ms": 100,
     "topic.metadata.refresh.fast.interval.ms": 50,
+    # Else a client whose only broker is away starts over from its bootstrap list, which takes it
+    # longer than some servers live here.
+    "metadata.recovery.strategy": "none",
     "log.connection.close": False,
     "log_level": 2,  # dying servers are the point; only what is critical is worth a line
 }
@@ -66,6 +69,7 @@ class Load:
     history: History = attrs.field(factory=History)
     errors: list[str] = attrs.field(factory=list)
     _acknowledged_at: dict[tuple[Partition, RecordId], float] = attrs.field(factory=dict)
+    _acknowledged_by: dict[str, int] = attrs.field(factory=dict)
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _stopping: threading.Event = attrs.field(factory=threading.Event)
     _giving_up: threading.Event = attrs.field(factory=threading.Event)
@@ -81,10 +85,21 @@ class Load:
         return self._acknowledged_at[partition, record]
 
     def wait_for_acknowledged(self, more: int) -> None:
-        """Wait until `more` records have been acknowledged from now on."""
+        """Wait until `more` records have been acknowledged from now on, some of each producer.
+
+        Without the latter a client that is slow to come back could miss every round of a run, and
+        the records that it had in flight when the first server died would never be tried again.
+        """
+        goals = {name: count + more // 10 for name, count in self._acknowledged_by.items()}
         goal = self.acknowledged + more
         wait_until(
-            lambda: self.acknowledged >= goal or self.errors,
+            lambda: (
+                self.errors
+                or (
+                    self.acknowledged >= goal
+                    and all(self._acknowledged_by[name] >= least for name, least in goals.items())
+                )
+            ),
             seconds=SECONDS,
             what=f"{more} acknowledgements",
         )
@@ -98,7 +113,9 @@ class Load:
     def start(self) -> None:
         """Start all threads."""
         for number in range(self.producers):
-            self._start_thread(self._produce, f"{self.name}{number}")
+            name = f"{self.name}{number}"
+            self._acknowledged_by[name] = 0
+            self._start_thread(self._produce, name)
         if self.watched:
             self._start_thread(self._watch, "watcher")
 
@@ -165,6 +182,7 @@ class Load:
             with self._lock:
                 self.history.acknowledged(partition, record, message.offset())
                 self._acknowledged_at[partition, record] = now
+                self._acknowledged_by[record.producer] += 1
         elif not self._giving_up.is_set():
             self.errors.append(f"{record} to {partition}: {error}")
 

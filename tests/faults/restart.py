@@ -79,7 +79,11 @@ def timed_start(site: Site) -> tuple[Server, Restart]:
     began = time.perf_counter()
     earlier = len(site.stderr_path.read_text())
     server = site.start()
-    AdminClient({"bootstrap.servers": site.bootstrap}).list_topics(timeout=60)
+    try:
+        AdminClient({"bootstrap.servers": site.bootstrap}).list_topics(timeout=60)
+    except BaseException:
+        server.kill()
+        raise
     serving = time.perf_counter() - began
     scanned = sum(scanned_bytes(site.stderr_path.read_text()[earlier:]))
     return server, Restart(log_bytes, scanned, server.started_seconds, serving)

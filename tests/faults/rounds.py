@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -106,3 +108,14 @@ def run_rounds(
     assert code == 0, f"exit code {code} after the last round"
     report.require_load(rounds * LOAD_MIN)
     return Outcome(report, start_seconds)
+
+
+@contextmanager
+def kept_or_temporary(directory: Path | None) -> Iterator[Path]:
+    """Give a command its directory: the one it was told to keep, or one that goes away."""
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)

@@ -77,3 +77,15 @@ def peak_rss_bytes(pid: int) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return int(psutil.Process(pid).memory_info().rss)
+
+
+def is_halted(pid: int) -> bool:
+    """Say whether every thread of `pid` is stopped, or asleep in the kernel until it stops."""
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0]
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except FileNotFoundError:  # a thread ended meanwhile
+        return False
+    return all(state in "TtD" for state in states)

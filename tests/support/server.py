@@ -21,6 +21,7 @@ from typing import IO
 import attrs
 
 from tests.support import processes
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -117,6 +118,18 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(STOP_SECONDS)
         self._close()
+
+    def halt(self) -> None:
+        """Stop its CPU, so to speak: when this returns, no thread of it runs code of its own.
+
+        A thread inside a system call may finish that call, but will not learn of it.
+        """
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        wait_until(
+            lambda: processes.is_halted(self.process.pid),
+            seconds=STOP_SECONDS,
+            what="SIGSTOP to reach every thread",
+        )
 
     def check_alive(self) -> None:
         """Raise `ServerFailed` if it has ended."""
