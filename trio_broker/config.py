@@ -2,15 +2,15 @@
 
 `TopicConfig` uses Kafka's names with underscores for dots (`retention.ms` is `retention_ms`),
 because clients read and write them; `BrokerConfig` groups what belongs to this broker. Building
-one checks every field at once and raises `ConfigError` with all mistakes found. Reading text
-(command line, environment, files) into these classes lives in `trio_broker.cli.configuration`.
+one checks every field at once and raises `ConfigError` with all mistakes found. What clients set is
+read by `trio_broker.config_catalog`, the command line, environment and files by
+`trio_broker.cli.configuration`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Self
 
@@ -130,53 +130,6 @@ class TopicConfig:
 def kafka_config_name(attribute_name: str) -> str:
     """Return Kafka's name of a `TopicConfig` field: ``retention_ms`` is ``retention.ms``."""
     return attribute_name.replace("_", ".")
-
-
-def _integer(text: str) -> int:
-    return int(text)
-
-
-def _optional_durability(text: str) -> Durability | None:
-    return Durability(text) if text else None
-
-
-_TOPIC_PARSERS: Mapping[str, Callable[[str], object]] = {
-    "cleanup_policy": str,
-    "compression_type": str,
-    "message_timestamp_type": TimestampType,
-    "durability": _optional_durability,
-}
-
-
-def parse_topic_configs(
-    configs: Mapping[str, str], defaults: TopicConfig | None = None
-) -> TopicConfig:
-    """Build a `TopicConfig` from Kafka's names and text values, over `defaults`.
-
-    Raises:
-        ConfigError: naming each key that is unknown or whose value is not acceptable.
-    """
-    known = {kafka_config_name(a.name): a.name for a in attrs.fields(TopicConfig)}
-    faults: list[str] = []
-    values: dict[str, Any] = {}
-    for name, text in configs.items():
-        attribute_name = known.get(name)
-        if attribute_name is None:
-            faults.append(f"unknown topic config {name!r}")
-            continue
-        parser = _TOPIC_PARSERS.get(attribute_name, _integer)
-        try:
-            values[attribute_name] = parser(text)
-        except ValueError:
-            faults.append(f"invalid value {text!r} for topic config {name}")
-    if faults:
-        raise ConfigError(faults)
-    return attrs.evolve(defaults or TopicConfig(), **values)
-
-
-def topic_config_text(value: object) -> str:
-    """Return a `TopicConfig` value as Kafka writes it."""
-    return "" if value is None else str(value)
 
 
 @frozen(kw_only=True)

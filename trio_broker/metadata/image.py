@@ -17,7 +17,8 @@ from uuid import UUID
 import attrs
 from attrs import field, frozen
 
-from trio_broker.config import TopicConfig, parse_topic_configs
+from trio_broker.config import TopicConfig
+from trio_broker.config_catalog import parse_topic_configs
 from trio_broker.errors import ConfigError, CorruptMetadata, FormatTooNew
 from trio_broker.metadata.records import (
     BROKER_PREFIX,

@@ -14,7 +14,8 @@ from uuid import UUID
 import attrs
 from attrs import field, frozen
 
-from trio_broker.config import LimitsConfig, TopicConfig, parse_topic_configs
+from trio_broker.config import LimitsConfig, TopicConfig
+from trio_broker.config_catalog import parse_topic_configs
 from trio_broker.errors import ConfigError, ErrorCode
 from trio_broker.metadata.image import MetadataImage
 from trio_broker.metadata.placement import Placement, Unplaceable
