@@ -199,3 +199,8 @@ async def test_several_connections_are_accepted_in_order(
 async def test_names_that_do_not_resolve_are_oserrors(network: Network) -> None:
     with pytest.raises(OSError):  # noqa: PT011 - resolvers word it differently
         await network.connect("no-such-machine.invalid", 9092)
+
+
+def test_a_datagram_to_nobody_is_an_oserror(machine: Machine, network: Network) -> None:
+    with fails_with(errno.ENOENT):
+        network.send_datagram(machine.path("no-such-socket"), b"READY=1")

@@ -384,7 +384,7 @@ class SimNetwork:
         internet.note(f"net {self.name} connects to {target}", port)
         return near
 
-    def send_datagram(self, path: str, payload: bytes) -> None:
+    def send_datagram(self, path: str, payload: bytes) -> None:  # noqa: ARG002 - nobody gets it
         """Find nobody: simulated machines have no Unix sockets."""
         raise FileNotFoundError(errno.ENOENT, "no such socket on a simulated machine", path)
 
