@@ -280,7 +280,8 @@ class LogDir:
             except (StorageError, OSError) as error:
                 self.write_failed(error)
                 return
-            self._deleted.pop(0)
+            if name in self._deleted:  # or somebody else has been at it too
+                self._deleted.remove(name)
 
     # The end.
 

@@ -151,9 +151,14 @@ class Replica:
         """What a request gets now, NONE while online."""
         if self.state is ReplicaState.ONLINE:
             return ErrorCode.NONE
-        if self.state in {ReplicaState.CLOSING, ReplicaState.CLOSED}:
+        if self.is_closing:
             return self.closed_code
         return _REFUSALS[self.state]
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it has been told to end, or has ended."""
+        return self.state in {ReplicaState.CLOSING, ReplicaState.CLOSED}
 
     def epoch_fault(self, claimed_epoch: int) -> ErrorCode:
         """Compare a client's idea of the leader epoch with ours (KIP-320); -1 claims nothing."""
@@ -226,8 +231,9 @@ class Replica:
             self._ended.set()
 
     def prepare_restart(self) -> None:
-        """Make an offline replica whose task has ended ready for a new one."""
-        assert self.state is ReplicaState.OFFLINE
+        """Make a replica whose task has ended ready for a new one, and for opening its log."""
+        self.release_log()
+        self.go_offline(self.cause or "its shard is starting again")
         self.scope = trio.CancelScope()
         self._ended = trio.Event()
 

@@ -74,11 +74,17 @@ class PlannedCommit:
 
 
 def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[StorageError | OSError | None]]:
-    """Write every part; a part that fails does not keep the next one from being written."""
+    """Write every part; a part that fails does not keep the next one from being written.
+
+    Unless it failed because a call came back after its deadline: by then nobody waits for the rest,
+    and its plans have been given up.
+    """
     results: list[StorageError | OSError | None] = []
     for commit in commits:
         try:
             yield from commit.log.append_job(commit.plan, sync=commit.sync)
+        except StuckIO:
+            raise
         except (StorageError, OSError) as error:
             results.append(error)
         else:
@@ -192,6 +198,9 @@ class Shard:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for replica in list(self.replicas.values()):  # of an earlier run
+                    if replica.is_closing:
+                        del self.replicas[replica.topic_partition]
+                        continue
                     replica.prepare_restart()
                     await nursery.start(self._live, replica)
                     nursery.start_soon(self._reopen, replica)
@@ -324,7 +333,7 @@ class Shard:
         self.commits += 1
         self.committed_batches += len(commit.slots)
         self.committed_bytes += commit.size_bytes
-        replica.published(commit.size_bytes)
+        replica.published(plan.size_bytes)
 
     def _refuse_commit(self, commit: PlannedCommit, error: StorageError | OSError) -> None:
         """Answer the slots of a part that could not be stored, and judge the damage."""
@@ -347,7 +356,9 @@ class Shard:
     def _flush_is_due(self) -> bool:
         if not self._unflushed:
             return False
-        unflushed_bytes = sum(replica.log.unflushed_bytes for replica in self._unflushed)
+        unflushed_bytes = sum(
+            replica.log.unflushed_bytes for replica in self._unflushed if replica.has_log
+        )
         return (
             unflushed_bytes >= self._config.flush_interval_bytes
             or trio.current_time() >= self._flush_deadline()
@@ -434,10 +445,13 @@ class Shard:
     async def start_replica(self, replica: Replica, opening: Opening) -> None:
         """Open a replica's log on the lane and start its task.
 
-        A log that cannot be opened leaves its replica offline, not the shard.
+        A log that cannot be opened leaves its replica offline, not the shard. While the shard
+        waits to run again after a fault, the replica is offline until then.
         """
-        assert self._nursery is not None, "the shard is not running"
         self.replicas[replica.topic_partition] = replica
+        if self._nursery is None:
+            replica.go_offline(f"shard {self.name} is not running")
+            return
         await self._nursery.start(self._live, replica)
         await self._open(replica, opening)
 
@@ -461,7 +475,10 @@ class Shard:
         except (StorageError, OSError) as error:
             self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {error}")
         else:
-            replica.go_online(log)
+            if replica.is_closing:
+                log.close_files()  # deleted while it was being opened
+            else:
+                replica.go_online(log)
 
     def take_offline(self, replica: Replica, cause: str) -> None:
         """Stop serving one replica and open it again after a while."""
@@ -535,6 +552,8 @@ class Shard:
         self._housekeeping.cancel()
 
     async def _keep_house(self) -> None:
+        if not self._housekeeping.cancel_called:
+            self._housekeeping = trio.CancelScope()  # an earlier run has used the last one up
         with self._housekeeping:
             await keep_house(self)
 
