@@ -182,13 +182,24 @@ class LogDir:
 
     def opening(self, replica: Replica) -> Job[Log]:
         """Open a log at the start: trusted if an orderly stop spoke of it, else recovered."""
-        return self._open_job(replica, self.directory.take_summary(replica.topic_partition))
+        summary = self.directory.take_summary(replica.topic_partition)
+        return self._open_job(replica, summary, is_durable=True)
+
+    def creating(self, replica: Replica) -> Job[Log]:
+        """Open the log of a new replica, whose directory `make_directories` has made."""
+        return self._open_job(replica, None, is_durable=True)
 
     def recovering(self, replica: Replica) -> Job[Log]:
-        """Open a log whose last use did not end well, or a new one: look at what is there."""
-        return self._open_job(replica, None)
+        """Open a log whose last use did not end well: look at what is there."""
+        return self._open_job(replica, None, is_durable=False)
 
-    def _open_job(self, replica: Replica, summary: LogSummary | None) -> Job[Log]:
+    def make_directories(self, topic_partitions: Sequence[TopicPartition]) -> Job[None]:
+        """Make the directories of new replicas, durably, with one fsync for all of them."""
+        return self.directory.make_replicas_job(topic_partitions)
+
+    def _open_job(
+        self, replica: Replica, summary: LogSummary | None, *, is_durable: bool
+    ) -> Job[Log]:
         return open_log_job(
             self._state.host.fs,
             self.directory.replica_path(replica.topic_partition),
@@ -200,6 +211,8 @@ class LogDir:
             cache=self._cache,
             summary=summary,
             now_ms=self._state.host.wall.now_ms(),
+            after_failed_sync=replica.after_failed_sync,
+            is_durable=is_durable,
         )
 
     # What a crash, or another configuration, left behind.

@@ -141,7 +141,15 @@ class Reconciler:
     async def _start_in_turn(
         self, shard: Shard, partitions: Sequence[PartitionState], *, fresh: bool
     ) -> None:
-        opening = shard.log_dir.recovering if fresh else shard.log_dir.opening
+        opening = shard.log_dir.opening
+        if fresh:
+            opening = shard.log_dir.creating
+            wanted = [partition.topic_partition for partition in partitions]
+            try:
+                await shard.lane.run(shard.log_dir.make_directories(wanted))
+            except (StorageError, OSError) as error:
+                shard.log_dir.write_failed(error)
+                opening = shard.log_dir.recovering  # makes what is missing, or says why not
         for partition in partitions:
             routed = self._state.router.by_id.get(partition.topic_id)
             if routed is None or partition.topic_partition in shard.replicas:

@@ -71,12 +71,14 @@ class Replica:
 
     Attributes:
         refusal: the code requests get while it is not online.
+        after_failed_sync: the log last open was broken, so its pages in the cache may lie.
         cause: why it is offline, for the error message of refused requests.
     """
 
     __slots__ = (
         "_ended",
         "_log",
+        "after_failed_sync",
         "backoff",
         "cause",
         "closed_code",
@@ -108,6 +110,7 @@ class Replica:
         self.cause = ""
         self.backoff = Backoff()
         self._log: Log | None = None
+        self.after_failed_sync = False
         self.scope = trio.CancelScope()
         self.waiters: dict[FetchWaiter, None] = {}
         self._ended = trio.Event()
@@ -191,6 +194,7 @@ class Replica:
     def go_online(self, log: Log) -> None:
         """Start serving from `log`."""
         self._log = log
+        self.after_failed_sync = False
         self.state = ReplicaState.ONLINE
         self.cause = ""
         self.backoff.attempts = 0
@@ -199,6 +203,7 @@ class Replica:
         """Close the log's files, if it has any open, and forget it. Synchronous, idempotent."""
         if self._log is not None:
             log, self._log = self._log, None
+            self.after_failed_sync = self.after_failed_sync or log.is_broken
             log.close_files()
 
     def go_offline(self, cause: str) -> None:

@@ -31,6 +31,10 @@ from trio_broker.records.compression import Compression
 #: First version of Produce whose clients may send zstd (KIP-110).
 PRODUCE_VERSION_ZSTD_MIN = 7
 _MAGIC_POSITION = 16
+#: Length, attributes, two deltas, key length, value length and header count, a byte each.
+_RECORD_BYTES_MIN = 7
+_UNFOLDING_MAX = 1 << 15
+_LENGTH_MAX = (1 << 31) - 1 - LOG_OVERHEAD_BYTES
 _CODEC_MAX = int(max(Compression))
 _CODEC_ZSTD = int(Compression.ZSTD)  # a plain int compares faster than a member
 _BIT_FIELDS_TO_CHECK = ATTRIBUTE_CONTROL | ATTRIBUTE_LOG_APPEND_TIME
@@ -141,6 +145,8 @@ def _header_fault(header: BatchHeader, earliest_ms: int, latest_ms: int) -> Batc
     count = header.record_count
     if count <= 0 or header.last_offset_delta + 1 != count:
         return _invalid(f"{count} records in {header.last_offset_delta + 1} offsets")
+    if count > _records_max(header):
+        return _invalid(f"{count} records do not fit into {header.size_bytes} bytes")
     attributes = header.attributes
     if attributes & _BIT_FIELDS_TO_CHECK:
         if attributes & ATTRIBUTE_CONTROL:
@@ -163,22 +169,36 @@ def _header_fault(header: BatchHeader, earliest_ms: int, latest_ms: int) -> Batc
     return None
 
 
+def _records_max(header: BatchHeader) -> int:
+    """Return how many records the bytes of a batch can hold; more would use up offsets for none.
+
+    What a compressed batch holds is not known without unfolding it; no codec unfolds zeros to
+    more than `_UNFOLDING_MAX` times their size (zstd: 32,692 measured).
+    """
+    records_bytes = header.size_bytes - HEADER_BYTES
+    if header.attributes & ATTRIBUTE_CODEC_MASK:
+        records_bytes *= _UNFOLDING_MAX
+    return records_bytes // _RECORD_BYTES_MIN
+
+
 def _invalid(message: str) -> BatchFault:
     return BatchFault(ErrorCode.INVALID_RECORD, message)
 
 
 def _format_fault(buffer: memoryview) -> BatchFault:
-    """Say what is wrong with bytes that cannot be a batch of magic 2."""
+    """Say what is wrong with bytes that cannot be a batch of magic 2.
+
+    Kafka finds no complete batch in too few bytes, and counts none as it counts two: invalid.
+    """
     size_bytes = len(buffer)
     if size_bytes == 0:
         return _invalid("a partition must carry exactly one record batch, this one has none")
-    if size_bytes <= _MAGIC_POSITION:
-        return BatchFault(ErrorCode.CORRUPT_MESSAGE, f"{size_bytes} bytes are not a record batch")
-    if buffer[_MAGIC_POSITION] != MAGIC:
-        return _invalid(f"records must have magic {MAGIC}, not {buffer[_MAGIC_POSITION]}")
-    return BatchFault(
-        ErrorCode.CORRUPT_MESSAGE, f"{size_bytes} bytes are shorter than a record batch header"
-    )
+    if size_bytes > _MAGIC_POSITION and buffer[_MAGIC_POSITION] != MAGIC:
+        magic = buffer[_MAGIC_POSITION]
+        if magic < MAGIC:
+            return _invalid(f"records must have magic {MAGIC}, not {magic}")
+        return BatchFault(ErrorCode.CORRUPT_MESSAGE, f"there is no magic {magic}")
+    return _invalid(f"{size_bytes} bytes are not a complete record batch")
 
 
 def _codec_fault(codec: int, api_version: int) -> BatchFault | None:
@@ -193,9 +213,10 @@ def _codec_fault(codec: int, api_version: int) -> BatchFault | None:
 
 
 def _length_fault(header: BatchHeader, size_bytes: int) -> BatchFault:
-    if LENGTH_MIN <= header.length < size_bytes - LOG_OVERHEAD_BYTES:
+    if not LENGTH_MIN <= header.length <= _LENGTH_MAX:
+        return BatchFault(
+            ErrorCode.CORRUPT_MESSAGE, f"batch length {header.length} is that of no batch"
+        )
+    if header.length < size_bytes - LOG_OVERHEAD_BYTES:
         return _invalid("a partition must carry exactly one record batch, this one has more bytes")
-    return BatchFault(
-        ErrorCode.CORRUPT_MESSAGE,
-        f"batch length {header.length} does not fit {size_bytes} bytes of records",
-    )
+    return _invalid(f"batch of {header.size_bytes} bytes with only {size_bytes} bytes sent")

@@ -184,7 +184,7 @@ def seal_job(plan: CheckpointPlan, doomed: Sequence[int], names: Sequence[int]) 
             yield from jobs.sync(file)
         finally:
             file.close()
-    for base_offset in doomed:
+    for base_offset in reversed(doomed):  # newest first: what is left never has a gap
         yield from quarantine_file(files, paths.offset_name(base_offset, paths.LOG_SUFFIX))
     for base_offset in names:
         for index_path in index_paths(files.directory, base_offset):

@@ -96,7 +96,7 @@ async def answer(
         served_api(header)
         return await answer_fetch(state, header, frame)
     version = header.api_version
-    if header.api_key == ApiKey.API_VERSIONS and version > APIS[ApiKey.API_VERSIONS].max_version:
+    if header.api_key == ApiKey.API_VERSIONS and not APIS[header.api_key].supports(version):
         response: Response = api_versions.respond(SERVED, ErrorCode.UNSUPPORTED_VERSION)
         return [encode_response(header.api_key, 0, header.correlation_id, response)]
     served_api(header)
