@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_other_kinds_of_keys_are_named_and_left_alone() -> None:
-    assert decode_key(b"\x00\x02\x00\x01g") == UnknownKey(2)
+    assert decode_key(b"\x00\x03\x00\x01g") == UnknownKey(3)
     assert decode_key(b"\x00\x63") == UnknownKey(99)
 
 

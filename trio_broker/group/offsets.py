@@ -175,11 +175,13 @@ class CommittedOffsets:
             CorruptRecords: these are not the bytes of a key and value; nothing was changed.
         """
         decoded_key = decode_key(key)
-        if not isinstance(decoded_key, OffsetCommitKey):
-            return
-        group_id, topic, partition = decoded_key
-        if value is not None:
-            committed = decode_offset_commit_value(value)
+        if isinstance(decoded_key, OffsetCommitKey):
+            self.apply(decoded_key, None if value is None else decode_offset_commit_value(value))
+
+    def apply(self, key: OffsetCommitKey, committed: OffsetCommitValue | None) -> None:
+        """Take in a record that is in the log and already decoded; None forgets the offset."""
+        group_id, topic, partition = key
+        if committed is not None:
             group = self._groups.setdefault(group_id, {})
             group.setdefault(topic, {})[partition] = committed
             return

@@ -4,10 +4,11 @@ Kept compatible so that Kafka's tools can read the topic and a cluster's offsets
 Every key and value begins with a version, int16; the version of a key also says what kind of key
 it is (OffsetCommitKey.json, OffsetCommitValue.json of Kafka's group coordinator)::
 
-    key 0, 1    group string, topic string, partition int32
+    key 0, 1    group string, topic string, partition int32; its value:
     value 0-4   offset int64, leader epoch int32 (3+), metadata string (compact in 4),
                 commit timestamp int64, expire timestamp int64 (1 only),
                 tagged fields (4): 0 = topic id
+    key 2       group string; its value is in `group_metadata`
 """
 
 from __future__ import annotations
@@ -16,26 +17,24 @@ import struct
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from trio_broker.errors import CorruptRecords, ProtocolError
+from trio_broker.errors import CorruptRecords
+from trio_broker.group.encoding import INT16, INT32, INT64, SchemaReader
 from trio_broker.names import ZERO_TOPIC_ID, TopicName
 from trio_broker.wire.primitives import (
     STRING_BYTES_MAX,
     encode_compact_string,
     encode_string,
     encode_unsigned_varint,
-    read_unsigned_varint,
 )
 
 #: Longest group id, topic name and metadata that fit the format, in bytes of UTF-8.
 SCHEMA_STRING_BYTES_MAX = STRING_BYTES_MAX
 
-_VERSION_STRUCT = struct.Struct(">h")
-_INT32_STRUCT = struct.Struct(">i")
-_INT64_STRUCT = struct.Struct(">q")
 _OFFSET_AND_EPOCH_STRUCT = struct.Struct(">qi")
 
 _OFFSET_COMMIT_KEY_VERSIONS = (0, 1)
 _OFFSET_COMMIT_KEY_VERSION = 1
+_GROUP_METADATA_KEY_VERSION = 2
 _VALUE_VERSION_MAX = 4
 #: What is written: 4 can carry a topic id, 1 an expiry, 3 neither and is understood since 2.1.
 _VALUE_VERSION_TOPIC_ID = 4
@@ -52,13 +51,19 @@ class OffsetCommitKey(NamedTuple):
     partition: int
 
 
+class GroupMetadataKey(NamedTuple):
+    """Names the members of one group."""
+
+    group_id: str
+
+
 class UnknownKey(NamedTuple):
     """A kind of key this version has no use for; skipped when a log is replayed (KIP-915)."""
 
     version: int
 
 
-Key: TypeAlias = OffsetCommitKey | UnknownKey
+Key: TypeAlias = OffsetCommitKey | GroupMetadataKey | UnknownKey
 
 
 class OffsetCommitValue(NamedTuple):
@@ -97,12 +102,21 @@ def encode_offset_commit_key(group_id: str, topic: str, partition: int) -> bytes
     """
     return b"".join(
         (
-            _VERSION_STRUCT.pack(_OFFSET_COMMIT_KEY_VERSION),
+            INT16.pack(_OFFSET_COMMIT_KEY_VERSION),
             encode_string(group_id),
             encode_string(topic),
-            _INT32_STRUCT.pack(partition),
+            INT32.pack(partition),
         )
     )
+
+
+def encode_group_metadata_key(group_id: str) -> bytes:
+    """Encode the key of a group's members.
+
+    Raises:
+        ValueError: the name is longer than 32,767 bytes.
+    """
+    return INT16.pack(_GROUP_METADATA_KEY_VERSION) + encode_string(group_id)
 
 
 def decode_key(data: bytes) -> Key:
@@ -111,13 +125,17 @@ def decode_key(data: bytes) -> Key:
     Raises:
         CorruptRecords: the bytes are damaged.
     """
-    reader = _Reader(data)
-    version = reader.take(_VERSION_STRUCT)
+    reader = SchemaReader(data)
+    version = reader.take(INT16)
+    if version == _GROUP_METADATA_KEY_VERSION:
+        group_key = GroupMetadataKey(reader.take_string())
+        reader.end()
+        return group_key
     if version not in _OFFSET_COMMIT_KEY_VERSIONS:
         return UnknownKey(version)
     group_id = reader.take_string()
     topic = TopicName(reader.take_string())
-    partition = reader.take(_INT32_STRUCT)
+    partition = reader.take(INT32)
     reader.end()
     return OffsetCommitKey(group_id, topic, partition)
 
@@ -134,20 +152,20 @@ def encode_offset_commit_value(value: OffsetCommitValue) -> bytes:
     if value.expire_timestamp_ms >= 0:
         return b"".join(
             (
-                _VERSION_STRUCT.pack(_VALUE_VERSION_EXPIRY),
-                _INT64_STRUCT.pack(value.offset),
+                INT16.pack(_VALUE_VERSION_EXPIRY),
+                INT64.pack(value.offset),
                 encode_string(value.metadata),
-                _INT64_STRUCT.pack(value.commit_timestamp_ms),
-                _INT64_STRUCT.pack(value.expire_timestamp_ms),
+                INT64.pack(value.commit_timestamp_ms),
+                INT64.pack(value.expire_timestamp_ms),
             )
         )
     has_topic_id = value.topic_id != ZERO_TOPIC_ID
     version = _VALUE_VERSION_TOPIC_ID if has_topic_id else _VALUE_VERSION_PLAIN
     parts = [
-        _VERSION_STRUCT.pack(version),
+        INT16.pack(version),
         _OFFSET_AND_EPOCH_STRUCT.pack(value.offset, value.leader_epoch),
         encode_compact_string(value.metadata) if has_topic_id else encode_string(value.metadata),
-        _INT64_STRUCT.pack(value.commit_timestamp_ms),
+        INT64.pack(value.commit_timestamp_ms),
     ]
     if has_topic_id:
         topic_id = value.topic_id.bytes
@@ -166,83 +184,18 @@ def decode_offset_commit_value(data: bytes) -> OffsetCommitValue:
     Raises:
         CorruptRecords: the bytes are damaged, or of a version this one does not know.
     """
-    reader = _Reader(data)
-    version: int = reader.take(_VERSION_STRUCT)
+    reader = SchemaReader(data)
+    version: int = reader.take(INT16)
     if not 0 <= version <= _VALUE_VERSION_MAX:
         raise CorruptRecords(f"committed offset of version {version}")
     is_flexible = version >= _VALUE_VERSION_TOPIC_ID
-    offset = reader.take(_INT64_STRUCT)
-    leader_epoch = reader.take(_INT32_STRUCT) if version >= _VALUE_VERSION_PLAIN else -1
+    offset = reader.take(INT64)
+    leader_epoch = reader.take(INT32) if version >= _VALUE_VERSION_PLAIN else -1
     metadata = reader.take_compact_string() if is_flexible else reader.take_string()
-    commit_timestamp_ms = reader.take(_INT64_STRUCT)
-    expire_timestamp_ms = reader.take(_INT64_STRUCT) if version == _VALUE_VERSION_EXPIRY else -1
+    commit_timestamp_ms = reader.take(INT64)
+    expire_timestamp_ms = reader.take(INT64) if version == _VALUE_VERSION_EXPIRY else -1
     topic_id = reader.take_topic_id_tag() if is_flexible else ZERO_TOPIC_ID
     reader.end()
     return OffsetCommitValue(
         offset, leader_epoch, metadata, commit_timestamp_ms, expire_timestamp_ms, topic_id
     )
-
-
-class _Reader:
-    """A position in a key or value; every short read is the same error."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-
-    def take(self, layout: struct.Struct) -> int:
-        try:
-            (value,) = layout.unpack_from(self._data, self._position)
-        except struct.error as error:
-            raise self._damaged() from error
-        self._position += layout.size
-        number: int = value
-        return number
-
-    def take_bytes(self, size: int) -> bytes:
-        end = self._position + size
-        if size < 0 or end > len(self._data):
-            raise self._damaged()
-        result = self._data[self._position : end]
-        self._position = end
-        return result
-
-    def take_varint(self) -> int:
-        try:
-            value, self._position = read_unsigned_varint(self._data, self._position)
-        except (IndexError, ProtocolError) as error:
-            raise self._damaged() from error
-        return value
-
-    def take_string(self) -> str:
-        return self._text(self.take_bytes(self.take(_VERSION_STRUCT)))
-
-    def take_compact_string(self) -> str:
-        return self._text(self.take_bytes(self.take_varint() - 1))
-
-    def take_topic_id_tag(self) -> UUID:
-        """Read the tagged fields, of which only the topic id has a meaning here."""
-        topic_id = ZERO_TOPIC_ID
-        for _ in range(self.take_varint()):
-            tag = self.take_varint()
-            content = self.take_bytes(self.take_varint())
-            if tag == _TAG_TOPIC_ID:
-                if len(content) != len(ZERO_TOPIC_ID.bytes):
-                    raise self._damaged()
-                topic_id = UUID(bytes=content)
-        return topic_id
-
-    def end(self) -> None:
-        if self._position != len(self._data):
-            raise self._damaged()
-
-    def _text(self, encoded: bytes) -> str:
-        try:
-            return encoded.decode()
-        except UnicodeDecodeError as error:
-            raise self._damaged() from error
-
-    def _damaged(self) -> CorruptRecords:
-        return CorruptRecords(
-            f"{len(self._data)} bytes of a group's record are damaged at byte {self._position}"
-        )
