@@ -79,6 +79,8 @@ def sizes(source: Source) -> Faults:
 
 # --- the task tree -------------------------------------------------------------------------------
 TASK_FOLDERS = {"broker", "testing"}
+#: A client's tasks are its users', not the broker's: all of them are started in this one file.
+TASK_MODULES = {"client/scope.py"}
 #: These open a nursery, or start a task, or (trio_util) do it inside.
 TASK_CALLS = {
     "azip",
@@ -98,8 +100,8 @@ TASK_CALLS = {
 
 
 def tasks(source: Source) -> Faults:
-    """Only broker/ and testing/ open nurseries or start tasks."""
-    if source.folder in TASK_FOLDERS:
+    """Only broker/ and testing/ open nurseries or start tasks, and the client in one file."""
+    if source.folder in TASK_FOLDERS or source.module in TASK_MODULES:
         return
     for node in runtime_nodes(source.tree):
         if isinstance(node, ast.Call):

@@ -42,6 +42,7 @@ MISTAKES = [
 
 HONEST = [
     ("tasks", "broker/x.py", "async def f():\n    async with trio.open_nursery() as n: pass"),
+    ("tasks", "client/scope.py", "async def f():\n    async with trio.open_nursery() as n: pass"),
     ("tasks", "host/x.py", "def f():\n    thread.start()"),
     ("machine", "host/x.py", "import time\ntime.time()"),
     ("machine", "wire/x.py", "if TYPE_CHECKING:\n    import random"),

@@ -8,6 +8,7 @@ meets a group for a single error.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -17,13 +18,15 @@ import trio
 from trio_broker.broker.append_slot import AwaitedAppend
 from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.handlers.produce import check_batch
+from trio_broker.broker.listeners import serve_stream
 from trio_broker.broker.partition_reader import PartitionReader
-from trio_broker.broker.partitioner import choose_partition
 from trio_broker.broker.session import Session
 from trio_broker.broker.statistics import snapshot
 from trio_broker.broker.supervise import first_cause
+from trio_broker.client.partitioner import choose_partition
 from trio_broker.config import BrokerConfig
 from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
+from trio_broker.host.memory_stream import memory_stream_pair
 from trio_broker.names import TopicName
 from trio_broker.records.batch import BatchHeader
 from trio_broker.records.build import Record, build_batch
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from trio_broker.admin.statistics import BrokerStatistics
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.shutdown import ShutdownReport
-    from trio_broker.host.interface import Host
+    from trio_broker.host.interface import Host, Stream
     from trio_broker.names import TopicId
 
 #: Newest version of the APIs that the embedded calls go through.
@@ -223,6 +226,26 @@ class Broker:
             yield reader
         finally:
             await reader.aclose()
+
+    async def connect(self) -> Stream:
+        """Open a connection in memory, for a Kafka client in the same program::
+
+            async with open_client(broker=broker) as client:
+                ...
+
+        Whatever a socket would carry goes over the stream, and the broker serves it like one. It
+        does not count as one of the connections that `network` limits.
+
+        Raises:
+            ConnectionRefusedError: the broker is stopping, as a socket would say it.
+        """
+        await trio.lowlevel.checkpoint()
+        connections = self._state.connections
+        if connections is None or self._state.draining or self._tree.ended.is_set():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "the broker is stopping")
+        near, far = memory_stream_pair(_EMBEDDED.peer, repr(self))
+        connections.start_soon(serve_stream, self._state, far, Session(peer=_EMBEDDED.peer))
+        return near
 
     def request_stop(self) -> None:
         """Begin an orderly stop; leaving `open_broker` does the same."""

@@ -129,12 +129,19 @@ async def _serve_client(
     gate: ConnectionGate,
     address: str,
 ) -> None:
-    connection = Connection(stream, Session(peer=stream.peer, listener=listened_at), state)
+    try:
+        await serve_stream(state, stream, Session(peer=stream.peer, listener=listened_at))
+    finally:
+        gate.leave(address)
+
+
+async def serve_stream(state: BrokerState, stream: Stream, session: Session) -> None:
+    """Serve one client until it leaves; the boundary around its connection. Closes the stream."""
+    connection = Connection(stream, session, state)
     state.clients[connection] = None
     try:
         await state.supervisor.absorb("connection", connection.run)
     finally:
         del state.clients[connection]
         state.client_left.unpark_all()
-        gate.leave(address)
         stream.close()

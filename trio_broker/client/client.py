@@ -1,0 +1,122 @@
+"""A client: `open_client`, and what it yields.
+
+    async with open_client("localhost:9092") as client:
+        await client.admin.create_topic("orders", partitions=3)
+
+Everything that runs belongs to the block: when it is left, tasks have ended and connections are
+closed.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from trio_broker.client.admin import Admin
+from trio_broker.client.cluster import Cluster
+from trio_broker.client.options import ClientOptions
+from trio_broker.client.scope import TaskScope, open_scope
+from trio_broker.config import split_address
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from trio_broker.client.connection import Connector
+    from trio_broker.client.metadata import ClusterView
+    from trio_broker.host.interface import Host, Stream
+
+
+class InProcessBroker(Protocol):
+    """A broker in the same program, `trio_broker.Broker` for example."""
+
+    async def connect(self) -> Stream:
+        """Open a connection. Raises OSError."""
+
+
+class _InProcess:
+    """Connects to a broker in the same program, whatever the address."""
+
+    def __init__(self, broker: InProcessBroker) -> None:
+        self._broker = broker
+
+    async def connect(self, _host: str, _port: int) -> Stream:
+        return await self._broker.connect()
+
+
+class Client:
+    """A client of one cluster; `open_client` makes it.
+
+    Attributes:
+        admin: calls about topics, configs, groups and brokers.
+    """
+
+    def __init__(self, cluster: Cluster, scope: TaskScope) -> None:
+        self.admin = Admin(cluster)
+        self._cluster = cluster
+        self._scope = scope
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._cluster!r}>"
+
+    @property
+    def metadata(self) -> ClusterView:
+        """What is known of the cluster at this moment: brokers, and the topics in use."""
+        return self._cluster.view
+
+
+@asynccontextmanager
+async def open_client(
+    bootstrap: str | Iterable[str] | None = None,
+    *,
+    broker: InProcessBroker | None = None,
+    options: ClientOptions | None = None,
+    nursery: trio.Nursery | None = None,
+    host: Host | None = None,
+) -> AsyncIterator[Client]:
+    """Be a client of a Kafka cluster for the length of a block.
+
+    Args:
+        bootstrap: addresses of some brokers, ``host:port``, in a list or separated by commas.
+        broker: instead of that, a broker in the same program; no socket is used.
+        options: None: defaults.
+        nursery: where the client's tasks run; None: in one of the block's own. With the caller's
+            nursery a fault in one of them ends that nursery, else it ends the block.
+        host: the machine to run on; None: the real one.
+
+    Raises:
+        ValueError: neither `bootstrap` nor `broker`, or both, or an address is none.
+        Unreachable: no broker could be reached within `start_timeout_seconds`.
+        BaseException: whatever the block raises, as it is.
+
+    Cancellation: leaving the block ends everything at once; see `Producer` and `GroupConsumer` for
+        what they do first when they are left without an error.
+    """
+    if (bootstrap is None) == (broker is None):
+        raise ValueError("a client needs either the addresses of brokers or a broker")
+    if host is None:
+        from trio_broker.host.real import real_host
+
+        host = real_host()
+    if options is None:
+        options = ClientOptions()
+    connector: Connector = host.network if broker is None else _InProcess(broker)
+    cluster = Cluster(connector, _addresses(bootstrap), host, options)
+    async with open_scope(nursery) as scope:
+        try:
+            await cluster.retrying(cluster.refresh, timeout_seconds=options.start_timeout_seconds)
+            scope.start("metadata", cluster.keep_fresh)
+            yield Client(cluster, scope)
+        finally:
+            cluster.close()
+
+
+def _addresses(bootstrap: str | Iterable[str] | None) -> list[tuple[str, int]]:
+    if bootstrap is None:
+        return []
+    texts = bootstrap.split(",") if isinstance(bootstrap, str) else list(bootstrap)
+    addresses = [split_address(text.strip()) for text in texts if text.strip()]
+    if not addresses:
+        raise ValueError("there is no address in bootstrap")
+    return addresses
