@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from attrs import frozen
@@ -26,7 +25,7 @@ from tests.support.kafka_bytes import (
     metadata_v4,
     topic_errors,
 )
-from tests.support.log_files import file_sizes, partition_directories
+from tests.support.log_files import partition_directories
 from tests.support.server import Server, running_server
 from tests.support.waiting import wait_until
 
@@ -76,11 +75,9 @@ class Target:
         """Return every directory around and below the data directory, where we can look."""
         if self.server is None:
             return set()
-        around: Path = self.server.data_dir.parent
-        files = file_sizes(around)
-        return {str(path.relative_to(around)) for path in around.rglob("*") if path.is_dir()} | {
-            name for name in files if "/" not in name
-        }
+        around = self.server.data_dir.parent
+        found = {name for name, _, _ in os.walk(around)}
+        return found | {str(path) for path in around.iterdir()}
 
 
 @pytest.fixture(scope="package")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,14 @@ def partition_directories(data_dir: Path, topic: str) -> dict[int, Path]:
     """
     quoted = json.dumps(topic).encode()
     found = {}
-    for metadata in data_dir.rglob("partition.json"):
-        number = metadata.parent.name.rpartition("-")[2]
+    # os.walk, unlike Path.rglob, does not mind directories that vanish while it is underway.
+    for name, _, files in os.walk(data_dir):
+        number = name.rpartition("-")[2]
+        if "partition.json" not in files or not number.isdigit():
+            continue
         with contextlib.suppress(FileNotFoundError):
-            if number.isdigit() and quoted in metadata.read_bytes():
-                found[int(number)] = metadata.parent
+            if quoted in Path(name, "partition.json").read_bytes():
+                found[int(number)] = Path(name)
     return found
 
 
@@ -32,12 +36,3 @@ def stored_batches(directory: Path) -> Iterator[tuple[BatchHeader, bytes]]:
     for path in sorted(directory.glob("*.log")):
         for header, batch in iterate_batches(path.read_bytes()):
             yield header, bytes(batch)
-
-
-def file_sizes(data_dir: Path) -> dict[str, int]:
-    """Return every file below a directory with its size: equal before and after, nothing stored."""
-    return {
-        str(path.relative_to(data_dir)): path.stat().st_size
-        for path in sorted(data_dir.rglob("*"))
-        if path.is_file()
-    }
