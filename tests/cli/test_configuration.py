@@ -96,7 +96,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     "key,meant",
     [
         ("retention_ms", "topic.retention_ms"),
-        ("conections_max", "network.connections_max"),
+        ("conections_per_address_max", "network.connections_per_address_max"),
         ("storage.durabilty", "storage.durability"),
     ],
 )
