@@ -236,7 +236,7 @@ REMOVED_TOPIC_CONFIGS: Mapping[str, str] = MappingProxyType(
 )
 
 #: What a broker's own topics may be altered in: nothing that would let go of what they hold.
-INTERNAL_TOPIC_CONFIGS = frozenset({"durability", "file.delete.delay.ms", "segment.bytes"})
+INTERNAL_TOPIC_CONFIGS = frozenset({"file.delete.delay.ms", "segment.bytes", "segment.ms"})
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}\Z")
 _THROTTLED_REPLICA = re.compile(r"[0-9]{1,10}:[0-9]{1,10}\Z")

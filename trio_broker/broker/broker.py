@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_broker.broker.controller import open_controller
 from trio_broker.broker.group_coordinator import GroupCoordinator
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.broker.housekeeping import shorten_offsets_logs
@@ -21,6 +20,7 @@ from trio_broker.broker.http_server import open_http_server
 from trio_broker.broker.leak_watch import LeakWatch
 from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_listeners
 from trio_broker.broker.log_dir import LogDir, open_log_dirs
+from trio_broker.broker.metadata_store import open_controller
 from trio_broker.broker.phase import Phase
 from trio_broker.broker.reaper import reap_forever
 from trio_broker.broker.reconciler import Reconciler

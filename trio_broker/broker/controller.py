@@ -12,35 +12,40 @@ The image is replaced, never changed, and only here: what was committed is what 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 import trio
-from attrs import define, field
 
-from trio_broker.cluster.embedded import open_embedded_store
+from trio_broker.broker.replica_work import Reconciler, ReplicaWork, Work
 from trio_broker.cluster.store import MetadataStore, OutcomeUnknown, StoreUnavailable
 from trio_broker.errors import (
     BrokerClosed,
     CorruptMetadata,
     ErrorCode,
     RequestError,
-    StorageError,
 )
 from trio_broker.metadata.decisions import (
+    AlterTopicResult,
+    CreatePartitionsResult,
     CreateTopicResult,
     CreationRules,
     Decision,
     DeleteTopicResult,
+    MorePartitions,
     NewTopic,
     ProducerIdBlock,
     StartedDirectory,
+    TopicAlteration,
     TopicReference,
     advertise_endpoints,
     allocate_producer_ids,
+    alter_topics,
     create_cluster,
+    create_partitions,
     create_topics,
     delete_topics,
     forget_deletions,
@@ -51,10 +56,9 @@ from trio_broker.metadata.transaction import Conflict
 from trio_broker.names import INTERNAL_TOPIC_NAMES, BrokerId, TopicId
 
 if TYPE_CHECKING:
-    from trio_broker.broker.state import BrokerState
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
-    from trio_broker.metadata.image import MetadataImage, PartitionState, TopicState
+    from trio_broker.metadata.image import MetadataImage, PartitionState
     from trio_broker.metadata.records import EndpointRecord
     from trio_broker.metadata.transaction import Transaction
 
@@ -65,25 +69,6 @@ DECISIONS_MAX = 5
 PRODUCER_EPOCH_FIRST = 0
 
 
-class Reconciler(Protocol):
-    """Makes this broker's replicas equal to what the metadata says."""
-
-    async def start_partitions(
-        self, image: MetadataImage, partitions: Sequence[PartitionState]
-    ) -> None:
-        """Start the replicas that these new partitions have on this broker.
-
-        When it returns they serve, or are offline under supervision.
-        """
-
-    async def stop_partitions(self, partitions: Sequence[PartitionState]) -> None:
-        """Stop the replicas of these deleted partitions; when it returns no file of them is open.
-
-        Raises:
-            StorageError, OSError: their files are still in their places.
-        """
-
-
 class _Failure(NamedTuple):
     """A commit that did not succeed, as an answer."""
 
@@ -91,29 +76,18 @@ class _Failure(NamedTuple):
     message: str
 
 
+_TIMED_OUT = _Failure(
+    ErrorCode.REQUEST_TIMED_OUT, "It takes longer than the request allows, and goes on."
+)
+_NOT_BEGUN = _Failure(
+    ErrorCode.REQUEST_TIMED_OUT, "Other changes took longer than the request allows to wait."
+)
 _OUTDATED = _Failure(ErrorCode.NOT_CONTROLLER, "The metadata keeps changing, try again.")
 
-R = TypeVar("R", CreateTopicResult, DeleteTopicResult)
+R = TypeVar("R", CreateTopicResult, DeleteTopicResult, CreatePartitionsResult, AlterTopicResult)
 
 #: Begins what the commit of some topics asks for, given the image before it and their ids.
-_Begin: TypeAlias = "Callable[[MetadataImage, Sequence[TopicId]], _Work]"
-
-
-@define(eq=False)
-class _Work:
-    """Replicas being started or stopped, for those who wait for it.
-
-    Attributes:
-        title: what it is, for people.
-        done: set when it is over, one way or the other.
-        fault: why it failed; None once it has succeeded.
-    """
-
-    title: str
-    done: trio.Event = field(factory=trio.Event)
-    fault: Exception | None = field(
-        factory=lambda: BrokerClosed("the broker stopped before the replicas had changed")
-    )
+_Begin: TypeAlias = "Callable[[MetadataImage, Sequence[TopicId]], Work]"
 
 
 class Controller:
@@ -121,7 +95,6 @@ class Controller:
 
     Attributes:
         image: the newest metadata committed.
-        reconciler: starts and stops replicas; set before the first topic is created or deleted.
     """
 
     def __init__(
@@ -136,18 +109,14 @@ class Controller:
         excluded_directories: Callable[[bool], Collection[UUID]],
     ) -> None:
         self.image = image
-        self.reconciler: Reconciler | None = None
         self._store = store
         self._config = config
-        self._supervisor = supervisor
-        self._nursery = nursery
+        self._work = ReplicaWork(supervisor, nursery)
         self._new_topic_id = new_topic_id
         self._excluded_directories = excluded_directories
         self._deciding = trio.Lock()
         self._image_may_be_old = False
         self._closed = False
-        self._starting: dict[TopicId, _Work] = {}
-        self._under_way: dict[_Work, None] = {}
         self._producer_ids = range(0)
 
     def __repr__(self) -> str:
@@ -157,6 +126,15 @@ class Controller:
         )
 
     @property
+    def reconciler(self) -> Reconciler | None:
+        """Starts and stops replicas; set before the first topic changes."""
+        return self._work.reconciler
+
+    @reconciler.setter
+    def reconciler(self, reconciler: Reconciler) -> None:
+        self._work.reconciler = reconciler
+
+    @property
     def broker_id(self) -> BrokerId:
         """Id of this broker."""
         return BrokerId(self._config.node_id)
@@ -164,11 +142,16 @@ class Controller:
     # -------------------------------------------------------------------------------- topics
 
     async def create_topics(
-        self, requests: Sequence[NewTopic], *, validate_only: bool = False
+        self,
+        requests: Sequence[NewTopic],
+        *,
+        validate_only: bool = False,
+        timeout_seconds: float = math.inf,
     ) -> list[CreateTopicResult]:
         """Create topics; when this returns, their partitions can be written and read.
 
-        Returns one answer per name, see `metadata.topic_creation.create_topics`.
+        Returns one answer per name, see `metadata.topic_creation.create_topics`. What is not done
+        within the timeout is answered with REQUEST_TIMED_OUT, and goes on.
 
         Cancellation: a topic that is not committed yet is not created, one that is gets its
         replicas all the same.
@@ -186,14 +169,57 @@ class Controller:
                 validate_only=validate_only,
             )
 
-        return await self._carry_out(decide, self._begin_start)
+        return await self._carry_out(decide, self._begin_start, timeout_seconds)
 
-    async def delete_topics(self, references: Sequence[TopicReference]) -> list[DeleteTopicResult]:
+    async def create_partitions(
+        self,
+        requests: Sequence[MorePartitions],
+        *,
+        validate_only: bool = False,
+        timeout_seconds: float = math.inf,
+    ) -> list[CreatePartitionsResult]:
+        """Add partitions to topics; when this returns, they can be written and read.
+
+        Returns one answer per name, see `metadata.partition_creation.create_partitions`. Timeout
+        and cancellation are as for `create_topics`.
+
+        Raises:
+            BrokerClosed: the broker is stopping.
+        """
+
+        def decide(image: MetadataImage) -> Decision[CreatePartitionsResult]:
+            rules = self._creation_rules(())
+            return create_partitions(image, requests, rules=rules, validate_only=validate_only)
+
+        return await self._carry_out(decide, self._begin_start, timeout_seconds)
+
+    async def alter_topics(
+        self, alterations: Sequence[TopicAlteration], *, validate_only: bool = False
+    ) -> list[AlterTopicResult]:
+        """Alter configurations of topics; when this returns, requests and open logs follow them.
+
+        Returns one answer per alteration, see `metadata.config_alteration.alter_topics`.
+
+        Cancellation: what is not committed yet is not altered, what is takes effect all the same.
+
+        Raises:
+            BrokerClosed: the broker is stopping.
+        """
+
+        def decide(image: MetadataImage) -> Decision[AlterTopicResult]:
+            return alter_topics(image, alterations, validate_only=validate_only)
+
+        return await self._carry_out(decide, self._begin_configure)
+
+    async def delete_topics(
+        self, references: Sequence[TopicReference], *, timeout_seconds: float = math.inf
+    ) -> list[DeleteTopicResult]:
         """Delete topics; when this returns, no task and no open file of them is left.
 
         Returns one answer per topic, see `metadata.topic_deletion.delete_topics`. Where files
         could not be moved out of the way the topic is deleted all the same; `image.deletions`
-        remembers them for the next start.
+        remembers them for the next start. What is not done within the timeout is answered with
+        REQUEST_TIMED_OUT, and goes on.
 
         Cancellation: a deletion that is not committed yet does not happen, one that is goes on.
 
@@ -204,7 +230,7 @@ class Controller:
         def decide(image: MetadataImage) -> Decision[DeleteTopicResult]:
             return delete_topics(image, references)
 
-        return await self._carry_out(decide, self._begin_stop)
+        return await self._carry_out(decide, self._begin_stop, timeout_seconds)
 
     async def create_topic(
         self, name: str, partitions: int | None = None, configs: Mapping[str, str] | None = None
@@ -287,13 +313,12 @@ class Controller:
             logger.warning("finished deletions are remembered until the next start: %s", error)
 
     async def wait_for_work(self) -> None:
-        """Wait until replicas are neither being started nor stopped. Cancellation: they go on."""
-        for work in list(self._under_way):
-            await work.done.wait()
+        """Wait until no replicas are being changed. Cancellation: they go on changing."""
+        await self._work.wait()
 
     def work_under_way(self) -> list[str]:
-        """Name the topics whose replicas are being started or stopped."""
-        return [work.title for work in self._under_way]
+        """Name the topics whose replicas are being changed."""
+        return [work.title for work in self._work.under_way]
 
     def close_intake(self) -> None:
         """Refuse every later call with `BrokerClosed`."""
@@ -302,39 +327,68 @@ class Controller:
     # ------------------------------------------------------------------------------ committing
 
     async def _carry_out(
-        self, decide: Callable[[MetadataImage], Decision[R]], begin: _Begin
+        self,
+        decide: Callable[[MetadataImage], Decision[R]],
+        begin: _Begin,
+        timeout_seconds: float = math.inf,
     ) -> list[R]:
         """Decide, commit step by step, begin what each committed step asks for, wait for that.
 
         Returns the decision's results, with the reason in the place of each that did not come
-        true.
+        true, or not in time.
         """
         self._check_open()
         assert self.reconciler is not None, "topics change only once replicas can be started"
-        async with self._deciding:
+        deadline = trio.current_time() + timeout_seconds
+        if not await self._await_turn(deadline):
+            return [
+                result if result.code else result.failed(*_NOT_BEGUN)
+                for result in decide(self.image).results
+            ]
+        try:
             results, works, is_outdated = await self._attempt(decide, begin)
             for _ in range(DECISIONS_MAX - 1):
                 if not is_outdated:
                     break
                 results, works, is_outdated = await self._attempt(decide, begin)
+        finally:
+            self._deciding.release()
         for index, work in works.items():
-            await work.done.wait()
-            if isinstance(work.fault, BrokerClosed):
+            if not work.done.is_set():
+                with trio.move_on_at(deadline):
+                    await work.done.wait()
+            if not work.done.is_set():
+                results[index] = results[index].failed(*_TIMED_OUT)
+            elif isinstance(work.fault, BrokerClosed):
                 raise work.fault
-            if work.fault is not None:
+            elif work.fault is not None:
                 results[index] = results[index].failed(
                     ErrorCode.UNKNOWN_SERVER_ERROR, "The broker failed to change its replicas."
                 )
         return results
 
+    async def _await_turn(self, deadline: float) -> bool:
+        """Take the lock of decisions; False if others had it until the deadline.
+
+        What is decided in time is committed even if that takes until after the deadline: the
+        store has deadlines of its own, and half a commit could not be told apart from none.
+        """
+        try:
+            self._deciding.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_at(deadline) as scope:
+                await self._deciding.acquire()
+            return not scope.cancelled_caught
+        return True
+
     async def _attempt(
         self, decide: Callable[[MetadataImage], Decision[R]], begin: _Begin
-    ) -> tuple[list[R], dict[int, _Work], bool]:
+    ) -> tuple[list[R], dict[int, Work], bool]:
         """Decide and commit; also say whether nothing happened because the image was old."""
         before = await self._newest_image()
         decision = decide(before)
         results = list(decision.results)
-        works: dict[int, _Work] = {}
+        works: dict[int, Work] = {}
         is_outdated = False
         for step in decision.steps:
             failure = await self._commit(step.transaction)
@@ -413,85 +467,51 @@ class Controller:
 
     # ---------------------------------------------------------------------------- making it real
 
-    def _new_work(self, verb: str, topics: Sequence[TopicState]) -> _Work:
-        names = ", ".join(topic.name for topic in topics[:3]) + (", ..." if topics[3:] else "")
-        work = _Work(f"{verb} {names}")
-        self._under_way[work] = None
-        return work
-
-    def _begin_start(self, _: MetadataImage, topic_ids: Sequence[TopicId]) -> _Work:
-        """Start the replicas of committed topics, whatever becomes of who asked for them."""
+    def _begin_start(self, before: MetadataImage, topic_ids: Sequence[TopicId]) -> Work:
+        """Start the replicas of committed partitions that were not there before."""
         image = self.image
-        topics = [image.topics_by_id[topic_id] for topic_id in topic_ids]
-        work = self._new_work("creating", topics)
-        self._starting |= dict.fromkeys(topic_ids, work)
-        partitions = [state for topic in topics for state in topic.partitions]
+        partitions: list[PartitionState] = []
+        for topic_id in topic_ids:
+            known = before.topics_by_id.get(topic_id)
+            first = 0 if known is None else len(known.partitions)
+            partitions += image.topics_by_id[topic_id].partitions[first:]
+        return self._work.begin_start(image, partitions)
 
-        async def start() -> None:
-            assert self.reconciler is not None
-            await self.reconciler.start_partitions(image, partitions)
+    def _begin_configure(self, _: MetadataImage, topic_ids: Sequence[TopicId]) -> Work:
+        """Let topics follow the configuration that is committed."""
+        topics = self.image.topics_by_id
+        return self._work.begin_configure([topics[topic_id] for topic_id in topic_ids])
 
-        async def run() -> None:
-            try:
-                work.fault = await self._supervisor.absorb("controller", start)
-            finally:
-                for topic_id in topic_ids:
-                    del self._starting[topic_id]
-                work.done.set()
-                del self._under_way[work]
-
-        self._nursery.start_soon(run)
-        return work
-
-    def _begin_stop(self, before: MetadataImage, topic_ids: Sequence[TopicId]) -> _Work:
+    def _begin_stop(self, before: MetadataImage, topic_ids: Sequence[TopicId]) -> Work:
         """Stop the replicas of topics whose deletion is committed."""
         topics = [before.topics_by_id[topic_id] for topic_id in topic_ids]
-        work = self._new_work("deleting", topics)
         partitions = [state for topic in topics for state in topic.partitions]
-        starting = {id_: self._starting[id_] for id_ in topic_ids if id_ in self._starting}
-        are_gone = False
-
-        async def stop() -> None:
-            nonlocal are_gone
-            assert self.reconciler is not None
-            for started in starting.values():
-                await started.done.wait()
-            try:
-                await self.reconciler.stop_partitions(partitions)
-            except (StorageError, OSError):
-                # Deleted for every client; the files are remembered in `image.deletions`.
-                logger.exception("files of deleted topics stay until the next start")
-            else:
-                are_gone = True
-
-        async def run() -> None:
-            try:
-                work.fault = await self._supervisor.absorb("controller", stop)
-                work.done.set()
-                if are_gone:
-                    await self.forget_deletions(topic_ids)
-            finally:
-                work.done.set()
-                del self._under_way[work]
-
-        self._nursery.start_soon(run)
-        return work
+        return self._work.begin_stop(partitions, self.forget_deletions)
 
     def _begin_difference(self, before: MetadataImage) -> None:
         """Begin what others committed, or this controller without hearing of it."""
         if self.reconciler is None:
             return  # all of it is started from the image once there is one
         old, new = before.topics_by_id, self.image.topics_by_id
-        created = [topic_id for topic_id in new if topic_id not in old]
         deleted = [topic_id for topic_id in old if topic_id not in new]
+        grown = [
+            topic_id
+            for topic_id, topic in new.items()
+            if topic_id not in old or len(topic.partitions) > len(old[topic_id].partitions)
+        ]
+        altered = [id_ for id_ in new if id_ in old and new[id_].config != old[id_].config]
         if deleted:
             self._begin_stop(before, deleted)
-        if created:
-            self._begin_start(before, created)
+        if grown:
+            self._begin_start(before, grown)
+        if altered:
+            self._begin_configure(before, altered)
 
     def _creation_rules(self, requests: Sequence[NewTopic]) -> CreationRules:
         # What the broker itself needs may use the room that is kept for it on a full disk.
-        is_internal = all(request.name in INTERNAL_TOPIC_NAMES for request in requests)
+        is_internal = bool(requests) and all(
+            request.name in INTERNAL_TOPIC_NAMES for request in requests
+        )
         return CreationRules(
             partitions_default=self._config.num_partitions,
             limits=self._config.limits,
@@ -553,43 +573,3 @@ async def run_controller(
         finally:
             controller.close_intake()
             nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def open_controller(state: BrokerState) -> AsyncIterator[Controller]:
-    """Open this broker's own metadata store, with its lane, and run a controller on it.
-
-    Raises:
-        ConfigError: the folder belongs to another node or cluster.
-        LogDirInUse: another broker runs on it.
-        StorageError, OSError: it cannot be opened.
-    """
-    config, host = state.config, state.host
-    lane = host.open_lane("metadata", config.storage.operation_seconds_max)
-    async with trio.open_nursery() as lanes:
-        await lanes.start(lane.serve)
-        try:
-            async with (
-                open_embedded_store(
-                    host,
-                    lane,
-                    f"{config.data_dir}/metadata",
-                    node_id=config.node_id,
-                    cluster_id=config.cluster_id,
-                ) as store,
-                run_controller(
-                    store,
-                    cluster_id=store.identity.cluster_id,
-                    config=config,
-                    supervisor=state.supervisor,
-                    new_topic_id=host.entropy.uuid,
-                    excluded_directories=lambda is_internal: {
-                        log_dir.directory_id
-                        for log_dir in state.log_dirs
-                        if not log_dir.takes_replicas(is_internal=is_internal)
-                    },
-                ) as controller,
-            ):
-                yield controller
-        finally:
-            lanes.cancel_scope.cancel()

@@ -17,7 +17,7 @@ import trio
 from trio_broker.broker.replica import Replica
 from trio_broker.broker.topics import RoutedTopic
 from trio_broker.errors import StorageError
-from trio_broker.names import BrokerId
+from trio_broker.names import BrokerId, TopicId
 
 if TYPE_CHECKING:
     from trio_broker.broker.log_dir import LogDir
@@ -97,6 +97,22 @@ class Reconciler:
                 nursery.start_soon(close, shard, replicas)
         if failures:
             raise failures[0]
+
+    async def configure_topics(self, topic_ids: Sequence[TopicId]) -> None:
+        """Let topics follow the configuration that the newest image has for them.
+
+        Routes and open logs follow at once. When this returns, what acknowledgements promise from
+        now on holds too; retention looks at the configuration with its next turn.
+        """
+        for topic_id in topic_ids:
+            topic = self._state.controller.image.topics_by_id.get(topic_id)
+            routed = self._state.router.by_id.get(topic_id)
+            if topic is None or routed is None:
+                continue  # deleted meanwhile
+            self._route(topic)
+            for replica in routed.replicas:
+                if replica is not None:
+                    await replica.shard.follow_topic(replica)
 
     def _route(self, topic: TopicState) -> RoutedTopic:
         router = self._state.router

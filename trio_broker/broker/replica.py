@@ -194,10 +194,16 @@ class Replica:
     def go_online(self, log: Log) -> None:
         """Start serving from `log`."""
         self._log = log
+        self.follow_topic()
         self.after_failed_sync = False
         self.state = ReplicaState.ONLINE
         self.cause = ""
         self.backoff.attempts = 0
+
+    def follow_topic(self) -> None:
+        """Let the open log have the configuration of its topic, which may have changed."""
+        self.log.config = self.topic.config
+        self.log.durability = self.topic.durability
 
     def release_log(self) -> None:
         """Close the log's files, if it has any open, and forget it. Synchronous, idempotent."""

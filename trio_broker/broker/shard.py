@@ -20,6 +20,7 @@ import trio
 
 from trio_broker.broker.housekeeping import keep_house
 from trio_broker.broker.replica import Replica, ReplicaState
+from trio_broker.broker.shard_upkeep import ShardUpkeep
 from trio_broker.broker.supervise import Backoff
 from trio_broker.config import Durability
 from trio_broker.errors import (
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from trio_broker.names import TopicPartition
     from trio_broker.storage.checkpoint import LogSummary
     from trio_broker.storage.log import AppendPlan, Log
-    from trio_broker.storage.maintenance import DeletionPlan
 
     #: Makes the job that opens a replica's log.
     Opening: TypeAlias = Callable[[Replica], Job[Log]]
@@ -92,11 +92,10 @@ def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[StorageError | OSEr
     return results
 
 
-class Shard:
+class Shard(ShardUpkeep):
     """One writer, one lane, and the replicas they serve.
 
     Attributes:
-        changes: held by whoever changes a log of this shard.
         queued_bytes: batches waiting for the writer.
         summaries: after `flush_all`, what the logs closed in order say of themselves.
         is_flushed: `flush_all` has succeeded.
@@ -113,10 +112,8 @@ class Shard:
         config: StorageConfig,
         flusher: ResponseFlusher,
     ) -> None:
+        super().__init__(log_dir=log_dir, lane=lane, host=host, config=config)
         self.name = name
-        self.log_dir = log_dir
-        self.lane = lane
-        self.changes = trio.Lock()
         self.replicas: dict[TopicPartition, Replica] = {}
         self.queued_bytes = 0
         self.summaries: dict[TopicPartition, LogSummary] = {}
@@ -124,13 +121,10 @@ class Shard:
         self.commits = 0
         self.committed_batches = 0
         self.committed_bytes = 0
-        self._host = host
-        self._config = config
         self._flusher = flusher
         self._queue: deque[AppendSlot] = deque()
         self._room = trio.lowlevel.ParkingLot()
         self._parked_writer: trio.lowlevel.Task | None = None
-        self._unflushed: dict[Replica, float] = {}
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -347,98 +341,6 @@ class Shard:
             self.log_dir.write_failed(error)
         else:
             self.take_offline(replica, message)
-
-    # Flushing: only topics in interval mode are ever in `_unflushed`.
-
-    def _flush_deadline(self) -> float:
-        return min(self._unflushed.values()) + self._config.flush_interval_ms / 1000
-
-    def _flush_is_due(self) -> bool:
-        if not self._unflushed:
-            return False
-        unflushed_bytes = sum(
-            replica.log.unflushed_bytes for replica in self._unflushed if replica.has_log
-        )
-        return (
-            unflushed_bytes >= self._config.flush_interval_bytes
-            or trio.current_time() >= self._flush_deadline()
-        )
-
-    async def _flush(self, replicas: Sequence[Replica]) -> None:
-        """Make what these replicas have written durable; the caller holds `changes`."""
-        for replica in replicas:
-            self._unflushed.pop(replica, None)
-            if replica.state is not ReplicaState.ONLINE:
-                continue
-            log = replica.log
-            end_offset = log.log_end_offset
-            try:
-                await self.lane.run(log.flush_job())
-            except (StuckIO, SyncFailed) as error:
-                log.mark_broken()
-                self.log_dir.fail(error)
-                return
-            log.mark_flushed(end_offset)
-
-    async def _checkpoint(self, replica: Replica) -> None:
-        """Write down where recovery may begin; the caller holds `changes`."""
-        if replica.state is not ReplicaState.ONLINE:
-            return
-        log = replica.log
-        try:
-            log.mark_checkpointed(await self.lane.run(log.checkpoint_job()))
-        except (StuckIO, SyncFailed) as error:
-            log.mark_broken()
-            self.log_dir.fail(error)
-        except (StorageError, OSError) as error:
-            self.log_dir.write_failed(error)  # the old checkpoint stands, and is still good
-
-    # Retention: called by housekeeping.
-
-    async def apply_retention(self, replica: Replica) -> None:
-        """Delete the segments of one replica that are too old or too many, then their files."""
-        if replica.state is not ReplicaState.ONLINE:
-            return
-        now_ms = self._host.wall.now_ms()
-        async with self.changes:
-            if replica.state is ReplicaState.ONLINE:
-                log = replica.log
-                plan = log.plan_deletion(now_ms, upper_offset=replica.high_watermark)
-                if plan is not None:
-                    await self._delete_segments(replica, log, plan, now_ms)
-                unlinking = log.unlink_deleted_job(now_ms)
-                if unlinking is not None:
-                    await self._try_on_lane(unlinking)
-
-    async def advance_start_offset(self, replica: Replica, offset: int) -> None:
-        """Drop everything below `offset` and give its segments back."""
-        async with self.changes:
-            if replica.state is ReplicaState.ONLINE:
-                replica.log.advance_start_offset(offset)
-                await self._checkpoint(replica)
-        await self.apply_retention(replica)
-
-    async def _delete_segments(
-        self, replica: Replica, log: Log, plan: DeletionPlan, now_ms: int
-    ) -> None:
-        try:
-            await self.lane.run(log.delete_segments_job(plan))
-        except (StuckIO, SyncFailed) as error:
-            log.mark_broken()
-            self.log_dir.fail(error)
-        except (StorageError, OSError) as error:
-            self.log_dir.write_failed(error)  # all segments are still there; tried again
-        else:
-            before_bytes = log.size_bytes
-            log.publish_deletion(plan, now_ms)
-            replica.topic.traffic.retention_deleted_bytes += before_bytes - log.size_bytes
-
-    async def _try_on_lane(self, job: Job[object]) -> None:
-        """Run a job that may fail: what it leaves behind is removed by a later one."""
-        try:
-            await self.lane.run(job)
-        except (StorageError, OSError) as error:
-            self.log_dir.write_failed(error)
 
     # Replicas.
 

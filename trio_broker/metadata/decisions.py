@@ -17,7 +17,19 @@ from uuid import UUID
 import attrs
 from attrs import frozen
 
+from trio_broker.metadata.config_alteration import (
+    AlterOperation,
+    AlterTopicResult,
+    ConfigChange,
+    TopicAlteration,
+    alter_topics,
+)
 from trio_broker.metadata.image import BrokerState, MetadataImage, PartitionState
+from trio_broker.metadata.partition_creation import (
+    CreatePartitionsResult,
+    MorePartitions,
+    create_partitions,
+)
 from trio_broker.metadata.records import (
     CLUSTER_KEY,
     PRODUCER_IDS_KEY,
@@ -49,18 +61,26 @@ from trio_broker.names import BrokerId, LeaderEpoch
 
 __all__ = [
     "PRODUCER_ID_BLOCK_SIZE",
+    "AlterOperation",
+    "AlterTopicResult",
+    "ConfigChange",
+    "CreatePartitionsResult",
     "CreateTopicResult",
     "CreationRules",
     "Decision",
     "DeleteTopicResult",
+    "MorePartitions",
     "NewTopic",
     "ProducerIdBlock",
     "StartedDirectory",
     "Step",
+    "TopicAlteration",
     "TopicReference",
     "advertise_endpoints",
     "allocate_producer_ids",
+    "alter_topics",
     "create_cluster",
+    "create_partitions",
     "create_topics",
     "delete_topics",
     "forget_deletions",

@@ -18,22 +18,20 @@ from trio_broker.config import LimitsConfig, TopicConfig
 from trio_broker.config_catalog import parse_topic_configs
 from trio_broker.errors import ConfigError, ErrorCode
 from trio_broker.metadata.image import MetadataImage
-from trio_broker.metadata.placement import Placement, Unplaceable
-from trio_broker.metadata.records import (
-    IsrMember,
-    PartitionRecord,
-    ReplicaAssignment,
-    TopicRecord,
-    encode_record,
-    partition_key,
-    topic_key,
+from trio_broker.metadata.new_partitions import (
+    Refusal,
+    check_brokers,
+    check_limits,
+    choose_brokers,
+    place_partition,
 )
+from trio_broker.metadata.placement import Placement
+from trio_broker.metadata.records import TopicRecord, encode_record, partition_key, topic_key
 from trio_broker.metadata.steps import Decision, StepBuilder
 from trio_broker.metadata.transaction import Guard, Operation, Put
 from trio_broker.names import (
     ZERO_TOPIC_ID,
     BrokerId,
-    LeaderEpoch,
     TopicId,
     TopicName,
     collision_key,
@@ -110,13 +108,6 @@ class CreationRules:
     excluded_directories: Collection[UUID] = ()
 
 
-class _Refusal(Exception):
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
 def create_topics(
     image: MetadataImage,
     requests: Sequence[NewTopic],
@@ -149,7 +140,7 @@ def create_topics(
             continue
         try:
             created = creation.create(request, len(results))
-        except _Refusal as refusal:
+        except Refusal as refusal:
             results.append(result.failed(refusal.code, refusal.message))
         else:
             results.append(
@@ -177,7 +168,7 @@ class _TopicCreation:
         """Check one topic and add it to the steps.
 
         Raises:
-            _Refusal: it cannot be created.
+            Refusal: it cannot be created.
         """
         name = self._check_name(request.name)
         config, configs = self._check_configs(request.configs)
@@ -195,13 +186,9 @@ class _TopicCreation:
             )
         ]
         for partition, broker_ids in enumerate(broker_lists):
-            replicas = self._placement.place(broker_ids)
-            if isinstance(replicas, Unplaceable):
-                raise _Refusal(
-                    ErrorCode.KAFKA_STORAGE_ERROR,
-                    f"Broker {replicas.broker_id} has no log dir that can take a new replica.",
-                )
-            record = self._partition_record(replicas, config)
+            record = place_partition(
+                self._image, self._placement, broker_ids, config.min_insync_replicas
+            )
             operations.append(Put(partition_key(topic_id, partition), encode_record(record)))
         self._steps.add(result_index, [Guard(topic_key(name), 0)], operations)
         self._partition_count += len(broker_lists)
@@ -218,17 +205,17 @@ class _TopicCreation:
     def _check_name(self, text: str) -> TopicName:
         fault = topic_name_fault(text)
         if fault is not None:
-            raise _Refusal(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: {fault}.")
+            raise Refusal(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: {fault}.")
         if text == _CLUSTER_METADATA_TOPIC_NAME:
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_REQUEST, f"Creation of internal topic {text} is prohibited."
             )
         if text in self._image.topics_by_name:
-            raise _Refusal(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{text}' already exists.")
+            raise Refusal(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{text}' already exists.")
         key = collision_key(text)
         holder = self._image.topics_by_collision_key.get(key) or self._collision_keys.get(key)
         if holder is not None:
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_TOPIC_EXCEPTION,
                 f"Topic '{text}' collides with existing topic: {holder}",
             )
@@ -240,19 +227,19 @@ class _TopicCreation:
         configs: dict[str, str] = {}
         for key, text in pairs:
             if text is None:
-                raise _Refusal(
+                raise Refusal(
                     ErrorCode.INVALID_CONFIG, f"Null value not supported for topic configs: {key}"
                 )
             configs[key] = text
         try:
             config = parse_topic_configs(configs, self._image.defaults)
         except ConfigError as error:
-            raise _Refusal(ErrorCode.INVALID_CONFIG, "; ".join(error.faults)) from None
+            raise Refusal(ErrorCode.INVALID_CONFIG, "; ".join(error.faults)) from None
         return config, configs
 
     def _check_assignments(self, request: NewTopic) -> list[list[BrokerId]]:
         if request.replication_factor != -1 or request.partitions != -1:
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_REQUEST,
                 "A manual partition assignment was specified, but the number of partitions or the "
                 "replication factor was not set to -1.",
@@ -260,32 +247,20 @@ class _TopicCreation:
         by_partition: dict[int, list[BrokerId]] = {}
         for partition, broker_ids in request.assignments:
             if partition in by_partition:
-                raise _Refusal(
+                raise Refusal(
                     ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                     f"Found multiple manual partition assignments for partition {partition}",
                 )
-            if not broker_ids or len(set(broker_ids)) != len(broker_ids):
-                raise _Refusal(
-                    ErrorCode.INVALID_REPLICA_ASSIGNMENT,
-                    f"The manual partition assignment of partition {partition} names no broker, "
-                    "or one of them twice.",
-                )
+            check_brokers(self._image, partition, broker_ids)
             by_partition[partition] = [BrokerId(broker_id) for broker_id in broker_ids]
-            unknown = [id_ for id_ in by_partition[partition] if id_ not in self._image.brokers]
-            if unknown:
-                raise _Refusal(
-                    ErrorCode.INVALID_REPLICA_ASSIGNMENT,
-                    f"The manual partition assignment includes broker {unknown[0]}, but no such "
-                    "broker is registered.",
-                )
         if by_partition.keys() != set(range(len(by_partition))):
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                 "partitions should be a consecutive 0-based integer sequence",
             )
         lists = [by_partition[partition] for partition in range(len(by_partition))]
         if len({len(broker_ids) for broker_ids in lists}) != 1:
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                 "The manual partition assignment has partitions with different numbers of "
                 "replicas.",
@@ -295,13 +270,13 @@ class _TopicCreation:
     def _assign(self, request: NewTopic) -> list[list[BrokerId]]:
         factor = request.replication_factor
         if factor < -1 or factor == 0:
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_REPLICATION_FACTOR,
                 "Replication factor must be larger than 0, or -1 to use the default value.",
             )
         partitions = request.partitions
         if partitions < -1 or partitions == 0:
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_PARTITIONS,
                 "Number of partitions was set to an invalid non-positive value.",
             )
@@ -309,50 +284,16 @@ class _TopicCreation:
         partitions = self._rules.partitions_default if partitions == -1 else partitions
         registered = len(self._image.brokers)
         if factor > registered:
-            raise _Refusal(
+            raise Refusal(
                 ErrorCode.INVALID_REPLICATION_FACTOR,
                 f"Unable to replicate the partition {factor} time(s): The target replication "
                 f"factor of {factor} cannot be reached because only {registered} broker(s) are "
                 "registered.",
             )
-        if factor > len(self._placement.broker_ids):
-            raise _Refusal(
-                ErrorCode.KAFKA_STORAGE_ERROR, "No log dir can take a new replica at present."
-            )
         self._check_limits(partitions)
-        brokers = self._placement.choose_brokers(factor)
-        # Rotating the list spreads the leaders of one topic over its brokers.
-        return [
-            brokers[index % factor :] + brokers[: index % factor] for index in range(partitions)
-        ]
+        return choose_brokers(self._placement, factor, partitions)
 
     def _check_limits(self, partitions: int) -> None:
-        limits = self._rules.limits
-        if partitions > limits.partitions_per_topic_max:
-            raise _Refusal(
-                ErrorCode.INVALID_PARTITIONS,
-                f"A topic may have at most {limits.partitions_per_topic_max} partitions "
-                f"(limits.partitions_per_topic_max), not {partitions}.",
-            )
-        if self._partition_count + partitions > limits.partitions_max:
-            raise _Refusal(
-                ErrorCode.POLICY_VIOLATION,
-                f"There are {self._partition_count} partitions, {partitions} more would exceed "
-                f"{limits.partitions_max} (limits.partitions_max).",
-            )
-
-    def _partition_record(
-        self, replicas: tuple[ReplicaAssignment, ...], config: TopicConfig
-    ) -> PartitionRecord:
-        isr = tuple(
-            IsrMember(replica.broker_id, self._image.brokers[replica.broker_id].epoch)
-            for replica in replicas
-        )
-        return PartitionRecord(
-            leader=replicas[0].broker_id,
-            leader_epoch=LeaderEpoch(0),
-            partition_epoch=0,
-            replicas=replicas,
-            isr=isr,
-            min_isr=config.min_insync_replicas,
+        check_limits(
+            self._rules.limits, of_topic=partitions, total=self._partition_count, added=partitions
         )

@@ -1,0 +1,166 @@
+"""What a shard does for its logs besides appending: flush, checkpoint, retention, reconfiguration.
+
+The base of `Shard`, which adds the writer and the replicas' lives; nobody else uses it. Whoever
+changes a log holds `changes` meanwhile, as the writer does during a commit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_broker.broker.replica import Replica, ReplicaState
+from trio_broker.config import Durability
+from trio_broker.errors import StorageError, StuckIO, SyncFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_broker.broker.log_dir import LogDir
+    from trio_broker.config import StorageConfig
+    from trio_broker.host.interface import Host, Job, Lane
+    from trio_broker.storage.log import Log
+    from trio_broker.storage.maintenance import DeletionPlan
+
+#: What an acknowledgement promises, from the least to the most.
+_PROMISES = (Durability.OS, Durability.INTERVAL, Durability.FSYNC)
+
+
+class ShardUpkeep:
+    """The state of a shard that its upkeep needs.
+
+    Attributes:
+        log_dir: whose shard it is.
+        lane: does its disk work.
+        changes: held by whoever changes a log of this shard.
+    """
+
+    def __init__(self, *, log_dir: LogDir, lane: Lane, host: Host, config: StorageConfig) -> None:
+        self.log_dir = log_dir
+        self.lane = lane
+        self.changes = trio.Lock()
+        self._host = host
+        self._config = config
+        self._unflushed: dict[Replica, float] = {}
+
+    # Flushing: only topics in interval mode are ever in `_unflushed`.
+
+    def _flush_deadline(self) -> float:
+        return min(self._unflushed.values()) + self._config.flush_interval_ms / 1000
+
+    def _flush_is_due(self) -> bool:
+        if not self._unflushed:
+            return False
+        unflushed_bytes = sum(
+            replica.log.unflushed_bytes for replica in self._unflushed if replica.has_log
+        )
+        return (
+            unflushed_bytes >= self._config.flush_interval_bytes
+            or trio.current_time() >= self._flush_deadline()
+        )
+
+    async def _flush(self, replicas: Sequence[Replica]) -> None:
+        """Make what these replicas have written durable; the caller holds `changes`."""
+        for replica in replicas:
+            self._unflushed.pop(replica, None)
+            if replica.state is not ReplicaState.ONLINE:
+                continue
+            log = replica.log
+            end_offset = log.log_end_offset
+            try:
+                await self.lane.run(log.flush_job())
+            except (StuckIO, SyncFailed) as error:
+                log.mark_broken()
+                self.log_dir.fail(error)
+                return
+            log.mark_flushed(end_offset)
+
+    async def _checkpoint(self, replica: Replica) -> bool:
+        """Write down where recovery may begin; the caller holds `changes`.
+
+        Returns:
+            Whether it is written down.
+        """
+        if replica.state is not ReplicaState.ONLINE:
+            return False
+        log = replica.log
+        try:
+            log.mark_checkpointed(await self.lane.run(log.checkpoint_job()))
+        except (StuckIO, SyncFailed) as error:
+            log.mark_broken()
+            self.log_dir.fail(error)
+        except (StorageError, OSError) as error:
+            self.log_dir.write_failed(error)  # the old checkpoint stands, and is still good
+        else:
+            return True
+        return False
+
+    async def follow_topic(self, replica: Replica) -> None:
+        """Let an open log follow the configuration that its topic has now.
+
+        Where acknowledgements have come to mean more, what was written before is made durable
+        first: a hole of the older kind must not cut off what is acknowledged from now on.
+        """
+        if not replica.has_log:
+            return  # it takes over the configuration when it goes online
+        before = replica.log.durability
+        replica.follow_topic()
+        if _PROMISES.index(replica.log.durability) > _PROMISES.index(before):
+            async with self.changes:
+                await self._flush([replica])
+
+    # Retention: called by housekeeping, and by DeleteRecords.
+
+    async def apply_retention(self, replica: Replica) -> None:
+        """Delete the segments of one replica that are too old or too many, then their files."""
+        if replica.state is not ReplicaState.ONLINE:
+            return
+        now_ms = self._host.wall.now_ms()
+        async with self.changes:
+            if replica.state is ReplicaState.ONLINE:
+                log = replica.log
+                plan = log.plan_deletion(now_ms, upper_offset=replica.high_watermark)
+                if plan is not None:
+                    await self._delete_segments(replica, log, plan, now_ms)
+                unlinking = log.unlink_deleted_job(now_ms)
+                if unlinking is not None:
+                    await self._try_on_lane(unlinking)
+
+    async def advance_start_offset(self, replica: Replica, offset: int) -> bool:
+        """Drop everything below `offset` and give its segments back.
+
+        Returns:
+            Whether a restart will know of it. If not, it holds until then all the same.
+
+        Cancellation: as if it had returned False.
+        """
+        is_durable = False
+        async with self.changes:
+            if replica.state is ReplicaState.ONLINE:
+                replica.log.advance_start_offset(offset)
+                is_durable = await self._checkpoint(replica)
+        await self.apply_retention(replica)
+        return is_durable
+
+    async def _delete_segments(
+        self, replica: Replica, log: Log, plan: DeletionPlan, now_ms: int
+    ) -> None:
+        try:
+            await self.lane.run(log.delete_segments_job(plan))
+        except (StuckIO, SyncFailed) as error:
+            log.mark_broken()
+            self.log_dir.fail(error)
+        except (StorageError, OSError) as error:
+            self.log_dir.write_failed(error)  # all segments are still there; tried again
+        else:
+            before_bytes = log.size_bytes
+            log.publish_deletion(plan, now_ms)
+            replica.topic.traffic.retention_deleted_bytes += before_bytes - log.size_bytes
+
+    async def _try_on_lane(self, job: Job[object]) -> None:
+        """Run a job that may fail: what it leaves behind is removed by a later one."""
+        try:
+            await self.lane.run(job)
+        except (StorageError, OSError) as error:
+            self.log_dir.write_failed(error)
