@@ -51,7 +51,7 @@ _NOT_DECLARED = """
 | AlterReplicaLogDirs (34), ElectLeaders (43), AlterPartitionReassignments (45), ListPartitionReassignments (46) | one replica per partition, nothing to move |
 | DescribeClientQuotas (48), AlterClientQuotas (49) | there are no quotas |
 | GetTelemetrySubscriptions (71), PushTelemetry (72) | a broker may leave them out, which saves clients a round of requests |
-| ListConfigResources (74), UpdateFeatures (57) | no client metrics, no features to finalize |
+| UpdateFeatures (57) | there are no features to finalize |
 | Vote to FetchSnapshot (52-56, 58, 59), broker and controller registration (62-64, 67, 70, 73, 80-82) | spoken between Kafka's own nodes |
 | Share groups (76-79, 83-87, 90-92), streams groups (88, 89) | queues and Kafka Streams' own protocol |
 """  # noqa: E501 - a table
