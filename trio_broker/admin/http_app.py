@@ -14,6 +14,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
+import trio
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
@@ -68,6 +69,7 @@ def build_app(
 
 def _probe(view: BrokerView, question: Question) -> Callable[[Request], Awaitable[Response]]:
     async def respond(request: Request) -> Response:
+        await trio.lowlevel.checkpoint()
         answer = question(view.health())
         return _as_json(answer if request.scope[_TRUSTED] else answer.without_details())
 
@@ -76,6 +78,7 @@ def _probe(view: BrokerView, question: Question) -> Callable[[Request], Awaitabl
 
 def _health(view: BrokerView) -> Callable[[Request], Awaitable[Response]]:
     async def respond(_: Request) -> Response:
+        await trio.lowlevel.checkpoint()
         return _as_json(health(view.health()))
 
     return respond

@@ -60,7 +60,7 @@ def _config_or_exit(
 
 
 #: What `serve` sets unless it is told otherwise; an embedded broker has no HTTP server.
-_SERVE_DEFAULTS = ("http.listen=127.0.0.1:9644", "shutdown.ready_grace_seconds=3")
+SERVE_DEFAULTS = ("http.listen=127.0.0.1:9644", "shutdown.ready_grace_seconds=3")
 _WITHOUT_HTTP = ("http.listen=", "shutdown.ready_grace_seconds=0")
 
 
@@ -144,7 +144,7 @@ def serve(
     """
     _list_settings(context, assignments)
     config = _config_or_exit(
-        (*_SERVE_DEFAULTS, *assignments, *_http_assignments(http, http_token)),
+        (*SERVE_DEFAULTS, *assignments, *_http_assignments(http, http_token)),
         data_dir,
         listeners,
         advertised,
