@@ -17,6 +17,7 @@ from tests.broker.harness import (
 from tests.support.kafka_bytes import Batch
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.config import NetworkConfig
+from trio_broker.group.commands import CommitOffsets
 from trio_broker.names import ZERO_TOPIC_ID
 from trio_broker.wire.messages.produce import (
     PartitionProduceData,
@@ -119,7 +120,7 @@ async def test_requests_that_cannot_be_carried_out(wire_config: BrokerConfig) ->
 
 async def test_clients_do_not_write_internal_topics(wire_config: BrokerConfig) -> None:
     async with running(wire_config) as run:
-        await run.state.coordinator.commit("group", [], generation=-1, retention_ms=-1)
+        await run.state.coordinator.commit(CommitOffsets(group_id="group", offsets=()))
         topic_id = run.topic_id("__consumer_offsets")
         async with run.connect() as client:
             answer = await client.produce(make_batch(), topic="__consumer_offsets")

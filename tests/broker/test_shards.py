@@ -26,6 +26,7 @@ from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.broker.housekeeping import keep_house_once
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.config import Durability, TopicConfig
+from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
 from trio_broker.storage.log import Log
@@ -42,7 +43,7 @@ def on_disk(run: Running, topic: str, disk: str) -> Replica:
 
 async def eventually(condition: Any, seconds: float = 200.0) -> None:
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - of a simulated clock, by a condition of any kind
             await trio.sleep(0.1)
 
 
@@ -463,7 +464,7 @@ async def test_every_deleted_directory_is_removed_whoever_is_at_it(world: World)
 async def test_a_topic_on_a_log_dir_that_was_taken_away_is_offline_and_known(world: World) -> None:
     async with world.running(**TWO_DISKS) as run:
         await run.broker.create_topic("orders", partitions=4)
-        await run.state.coordinator.commit("group", [], generation=-1, retention_ms=-1)
+        await run.state.coordinator.commit(CommitOffsets(group_id="group", offsets=()))
         kept = on_disk(run, "orders", "/disk-a").partition
     async with world.running(log_dirs=("/disk-a",)) as run:
         routed = run.state.router.by_name["orders"]

@@ -147,6 +147,7 @@ class BrokerTree:
         async with trio.open_nursery() as background:
             background.start_soon(partial(reap_forever, state))
             background.start_soon(partial(shorten_offsets_logs, state))
+            background.start_soon(state.coordinator.run)
             background.start_soon(LeakWatch(state).run)
             async with trio.open_nursery() as connections:
                 state.connections = connections
@@ -182,6 +183,7 @@ class BrokerTree:
         state = self.state
         state.draining = True
         state.controller.close_intake()
+        state.coordinator.close()
         for connection in list(state.clients):
             connection.begin_drain()
         for replica in state.router.replicas():

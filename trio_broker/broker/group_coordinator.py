@@ -1,53 +1,39 @@
-"""Keeps committed offsets: runs the state machines of `group` on ``__consumer_offsets``.
+"""Coordinates consumer groups: finds the machine of each group, and lets time pass for all.
 
-The topic is created on first use. A command is decided in pure code, its records are appended
-like any other batch, and they are replayed into the state in the order they have in the log, at
-the moment they are durable; only then is the command answered.
+This broker coordinates every group. Their state is on ``__consumer_offsets``, which is created
+when it is first needed; each of its partitions has a machine of its own (`groups_partition`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from trio_broker.broker.append_slot import AwaitedAppend
-from trio_broker.errors import CorruptLog, CorruptRecords, ErrorCode, StorageError
-from trio_broker.group.offsets import CommittedOffsets, OffsetToCommit
+from trio_broker.broker.groups_partition import GroupsPartition
+from trio_broker.errors import ErrorCode
+from trio_broker.group.commands import CodesReply, CommitOffsets, GroupDecision, GroupListing, Now
+from trio_broker.group.machine import GroupMachine
 from trio_broker.group.partitioning import offsets_partition
-from trio_broker.group.schemas import OffsetCommitValue
 from trio_broker.metadata.decisions import NewTopic
 from trio_broker.names import OFFSETS_TOPIC_NAME, TopicName
-from trio_broker.records.batch import read_header
-from trio_broker.records.build import Record, build_batch
-from trio_broker.records.iterate import iterate_batches, iterate_records
 
 if TYPE_CHECKING:
-    from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
     from trio_broker.broker.topics import RoutedTopic
-    from trio_broker.group.decision import CoordinatorRecord
+    from trio_broker.group.commands import GroupDescription
+    from trio_broker.group.schemas import OffsetCommitValue
 
 logger = logging.getLogger("trio_broker.groups")
 
 #: A commit that is not durable by then is answered with REQUEST_TIMED_OUT (Kafka:
 #: offsets.commit.timeout.ms); it may still come true.
 COMMIT_SECONDS_MAX = 5.0
-_LOAD_BYTES = 1024 * 1024
-_SNAPSHOT_RECORDS_PER_BATCH = 500
-
-#: What a client is told when the append to ``__consumer_offsets`` fails, as Kafka translates it.
-_TRANSLATED = {
-    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: ErrorCode.COORDINATOR_NOT_AVAILABLE,
-    ErrorCode.NOT_ENOUGH_REPLICAS: ErrorCode.COORDINATOR_NOT_AVAILABLE,
-    ErrorCode.LEADER_NOT_AVAILABLE: ErrorCode.COORDINATOR_NOT_AVAILABLE,
-    ErrorCode.NOT_LEADER_OR_FOLLOWER: ErrorCode.NOT_COORDINATOR,
-    ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
-    ErrorCode.MESSAGE_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
-    ErrorCode.RECORD_LIST_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
-}
+#: How often a partition that could not be loaded is tried again.
+_RELOAD_SECONDS = 5.0
 
 
 class GroupSummary(NamedTuple):
@@ -55,8 +41,8 @@ class GroupSummary(NamedTuple):
 
     Attributes:
         group_id: its name.
-        members: how many consumers are in it; None where membership is not managed here.
-        offsets: what it has committed, by topic and partition; not to be changed.
+        members: how many consumers are in it; None where nobody ever joined it.
+        offsets: what it has committed.
     """
 
     group_id: str
@@ -64,65 +50,16 @@ class GroupSummary(NamedTuple):
     offsets: Mapping[TopicName, Mapping[int, OffsetCommitValue]]
 
 
-class _Append(AwaitedAppend):
-    """Records on their way into the log; replayed at the moment they are durable."""
-
-    __slots__ = ("_partition", "_records")
-
-    def __init__(self, partition: _OffsetsPartition, records: Sequence[CoordinatorRecord]) -> None:
-        super().__init__()
-        self._partition = partition
-        self._records = records
-
-    def slot_resolved(self) -> None:
-        """Take the records into the state, in the order of the log, if they were stored."""
-        self._partition.appends_under_way -= 1
-        if self.slots[0].code is ErrorCode.NONE:
-            self._partition.replay(self._records)
-        super().slot_resolved()
-
-
-class _OffsetsPartition:
-    """One partition of ``__consumer_offsets`` and the state its records make up.
-
-    Attributes:
-        replica: None if its log dir is not configured any more.
-        offsets: what the log says, once it is loaded.
-        is_loaded: before, nobody knows what was committed, which is not the same as nothing.
-        loading: held while the log is read.
-        appends_under_way: records not yet in `offsets`.
-    """
-
-    def __init__(self, replica: Replica | None, offsets: CommittedOffsets) -> None:
-        self.replica = replica
-        self.offsets = offsets
-        self.is_loaded = False
-        self.loading = trio.Lock()
-        self.appends_under_way = 0
-
-    def replay(self, records: Sequence[CoordinatorRecord]) -> None:
-        for key, value in records:
-            self.offsets.replay(key, value)
-
-    def begin_append(self, records: Sequence[CoordinatorRecord], now_ms: int) -> _Append:
-        """Queue records as one batch; only once it is loaded."""
-        assert self.replica is not None
-        batch = build_batch(
-            [Record(key=key, value=value, timestamp_ms=now_ms) for key, value in records]
-        )
-        append = _Append(self, records)
-        self.appends_under_way += 1
-        append.submit(self.replica, batch, read_header(batch))
-        return append
-
-
 class GroupCoordinator:
-    """Committed offsets of all groups. This broker coordinates every one of them."""
+    """All groups of this broker."""
 
     def __init__(self, state: BrokerState) -> None:
         self._state = state
-        self._partitions: list[_OffsetsPartition] = []
+        self._partitions: list[GroupsPartition] = []
         self._creating = trio.Lock()
+        self._closed = False
+        self._earlier = trio.Event()
+        self._sleeping_until_ms = 0
 
     async def load(self) -> None:
         """Rebuild the state from the log; called once, before clients are served.
@@ -133,119 +70,149 @@ class GroupCoordinator:
         if routed is not None:
             await self._take_over(routed)
 
+    async def run(self) -> None:
+        """Let time pass until cancelled: sessions, rebalances, expiry of offsets."""
+        config = self._state.config.group
+        interval_seconds = config.offsets_retention_check_interval_ms / 1000
+        offsets_due = trio.current_time() + interval_seconds
+        while True:
+            wakes = [p.wake_at_ms for p in self._partitions if p.wake_at_ms is not None]
+            deadline = min([offsets_due, *(wake / 1000 for wake in wakes)])
+            if any(not partition.is_loaded for partition in self._partitions):
+                deadline = min(deadline, trio.current_time() + _RELOAD_SECONDS)
+            self._earlier = trio.Event()
+            self._sleeping_until_ms = int(deadline * 1000)
+            with trio.move_on_at(deadline + 0.001):  # never a moment too early
+                await self._earlier.wait()
+            now_ms = int(trio.current_time() * 1000)
+            for partition in self._partitions:
+                if not partition.is_loaded:
+                    await partition.load()
+                elif partition.wake_at_ms is not None and partition.wake_at_ms <= now_ms:
+                    partition.let_expire()
+            if trio.current_time() >= offsets_due:
+                offsets_due = trio.current_time() + interval_seconds
+                for partition in self._partitions:
+                    partition.carry_out(partition.machine.expire_offsets(partition.now()))
+
+    def _woken(self) -> None:
+        """Some machine may want to be asked earlier than `run` sleeps."""
+        wakes = [p.wake_at_ms for p in self._partitions if p.wake_at_ms is not None]
+        if wakes and min(wakes) < self._sleeping_until_ms:
+            self._earlier.set()
+
+    def close(self) -> None:
+        """Answer every request that waits, and refuse further ones: the broker is draining."""
+        self._closed = True
+        for partition in self._partitions:
+            if partition.is_loaded:
+                partition.close()
+
+    # Commands.
+
+    async def ask(
+        self, group_id: str, command: Callable[[GroupMachine, object, Now], GroupDecision]
+    ) -> Any:
+        """Give a command to the machine of a group and return its response.
+
+        Returns:
+            The response, or an `ErrorCode` if there is no machine for the group now.
+
+        Cancellation: unknown.
+        """
+        partition = await self._partition_for(group_id)
+        if isinstance(partition, ErrorCode):
+            return partition
+        return await partition.ask(lambda token, now: command(partition.machine, token, now))
+
+    async def machine_for(self, group_id: str) -> GroupMachine | ErrorCode:
+        """Return the machine of a group, to be asked things that it answers at once."""
+        partition = await self._partition_for(group_id)
+        return partition if isinstance(partition, ErrorCode) else partition.machine
+
+    async def commit(self, request: CommitOffsets) -> Sequence[ErrorCode]:
+        """Commit offsets; return a code for each, once they are durable.
+
+        Cancellation: unknown.
+        """
+        response: CodesReply | ErrorCode = ErrorCode.REQUEST_TIMED_OUT
+        with trio.move_on_after(COMMIT_SECONDS_MAX):
+            response = await self.ask(
+                request.group_id, lambda machine, token, now: machine.commit(token, request, now)
+            )
+        if isinstance(response, ErrorCode):
+            return [response] * len(request.offsets)
+        return response.codes if not response.code else [response.code] * len(request.offsets)
+
+    async def forget_topics(self, names: Sequence[TopicName]) -> None:
+        """Forget what was committed for topics that are gone, as Kafka does."""
+        for partition in self._partitions:
+            if not partition.is_loaded:
+                continue
+            reply = CodesReply(ErrorCode.REQUEST_TIMED_OUT)
+            with trio.move_on_after(COMMIT_SECONDS_MAX):
+                reply = await partition.ask(partial(_forget_topics, partition.machine, names))
+            if reply.code:
+                # Harmless: offsets carry the topic's id, so a new topic does not see them.
+                logger.warning("offsets of deleted topics stay for now: %s", reply.code.name)
+
+    # Looking.
+
     async def load_group(self, group_id: str) -> ErrorCode:
         """Make sure that what a group has committed is known; else return what to tell it."""
         if not self._partitions:
             return ErrorCode.NONE  # nobody has committed anything
         partition = self._partition_of(group_id)
-        await self._load(partition)
+        await partition.load()
         return ErrorCode.NONE if partition.is_loaded else ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
 
-    async def commit(
-        self,
-        group_id: str,
-        offsets: Sequence[OffsetToCommit],
-        *,
-        generation: int,
-        retention_ms: int,
-    ) -> list[ErrorCode]:
-        """Commit offsets; return a code for each, once they are durable.
-
-        See `CommittedOffsets.handle_commit` for the arguments.
-
-        Cancellation: unknown.
-        """
-        partition = await self._partition_for(group_id)
-        if partition is None:
-            return [ErrorCode.COORDINATOR_NOT_AVAILABLE] * len(offsets)
-        await self._load(partition)
-        if not partition.is_loaded:
-            return [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS] * len(offsets)
-        now_ms = self._state.host.wall.now_ms()
-        decision = partition.offsets.handle_commit(
-            group_id=group_id,
-            offsets=offsets,
-            now_ms=now_ms,
-            generation=generation,
-            retention_ms=retention_ms,
-        )
-        if not decision.records:
-            return decision.reply
-        failure = await self._append(partition, decision.records, now_ms)
-        return [code or failure for code in decision.reply]
-
-    def committed(self, group_id: str) -> CommittedOffsets | None:
-        """Return the state that holds a group, or None if nothing was ever committed.
+    def committed(self, group_id: str) -> GroupMachine | None:
+        """Return the machine that knows what a group committed, or None if nobody ever did.
 
         Complete only after a successful `load_group`.
         """
-        if not self._partitions:
-            return None
-        return self._partition_of(group_id).offsets
+        return self._partition_of(group_id).machine if self._partitions else None
+
+    def list_groups(self, states: Sequence[str], types: Sequence[str]) -> list[GroupListing]:
+        """Return all groups, or those in one of the states and of one of the types."""
+        return [
+            listing
+            for partition in self._partitions
+            for listing in partition.machine.list_groups(states, types)
+        ]
+
+    def describe(self, group_id: str) -> GroupDescription | None:
+        """Return a group with its members, or None if there is no such group."""
+        return self._partition_of(group_id).machine.describe(group_id) if self._partitions else None
 
     def summaries(self) -> Iterator[GroupSummary]:
         """Yield every group that is known, for statistics; not to be interleaved with awaits."""
         for partition in self._partitions:
-            for group_id in partition.offsets.group_ids:
-                yield GroupSummary(group_id, None, partition.offsets.fetch_all(group_id))
-
-    async def forget_topics(self, names: Sequence[TopicName]) -> None:
-        """Forget what was committed for topics that are gone, as Kafka does."""
-        now_ms = self._state.host.wall.now_ms()
-        for partition in self._partitions:
-            decision = partition.offsets.handle_topics_deleted(names)
-            if decision.records:
-                failure = await self._append(partition, decision.records, now_ms)
-                if failure:
-                    # Harmless: offsets carry the topic's id, so a new topic does not see them.
-                    logger.warning("offsets of deleted topics stay for now: %s", failure.name)
+            machine = partition.machine
+            for listing in machine.list_groups():
+                description = machine.describe(listing.group_id)
+                members = None if description is None else len(description.members)
+                yield GroupSummary(listing.group_id, members, machine.fetch_all(listing.group_id))
 
     async def shorten_logs(self) -> None:
-        """Where the log has rolled, write the whole state again and drop what came before.
-
-        This keeps ``__consumer_offsets`` within about two segments for each partition. Skipped
-        while a commit is under way, whose record would be before the new beginning.
-        """
+        """Keep ``__consumer_offsets`` within about two segments for each partition."""
         for partition in self._partitions:
-            replica = partition.replica
-            if replica is None or not replica.has_log or not partition.is_loaded:
-                continue
-            log = replica.log
-            if log.segment_count < 2 or partition.appends_under_way:
-                continue
-            records = list(partition.offsets.live_records())
-            chunks = [
-                records[at : at + _SNAPSHOT_RECORDS_PER_BATCH]
-                for at in range(0, len(records), _SNAPSHOT_RECORDS_PER_BATCH)
-            ]
-            start_offset = log.log_end_offset
-            now_ms = self._state.host.wall.now_ms()
-            appends = [partition.begin_append(chunk, now_ms) for chunk in chunks]
-            for append in appends:
-                await append.wait()
-            if all(append.slots[0].code is ErrorCode.NONE for append in appends):
-                await replica.shard.advance_start_offset(replica, start_offset)
+            await partition.shorten_log()
 
-    async def _append(
-        self, partition: _OffsetsPartition, records: Sequence[CoordinatorRecord], now_ms: int
-    ) -> ErrorCode:
-        """Append, wait until durable; return NONE or what to tell the client."""
-        append = partition.begin_append(records, now_ms)
-        with trio.move_on_after(COMMIT_SECONDS_MAX) as patience:
-            await append.wait()
-        if patience.cancelled_caught:
-            return ErrorCode.REQUEST_TIMED_OUT
-        code = append.slots[0].code
-        return _TRANSLATED.get(code, code)
+    # Partitions.
 
-    async def _partition_for(self, group_id: str) -> _OffsetsPartition | None:
+    async def _partition_for(self, group_id: str) -> GroupsPartition | ErrorCode:
+        if self._closed:
+            return ErrorCode.NOT_COORDINATOR
         if not self._partitions:
             await self._create()
         if not self._partitions:
-            return None
-        return self._partition_of(group_id)
+            return ErrorCode.COORDINATOR_NOT_AVAILABLE
+        partition = self._partition_of(group_id)
+        await partition.load()
+        return partition if partition.is_loaded else ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
 
-    def _partition_of(self, group_id: str) -> _OffsetsPartition:
+    def _partition_of(self, group_id: str) -> GroupsPartition:
         return self._partitions[offsets_partition(group_id, len(self._partitions))]
 
     async def _create(self) -> None:
@@ -272,61 +239,15 @@ class GroupCoordinator:
 
     async def _take_over(self, routed: RoutedTopic) -> None:
         partitions = [
-            _OffsetsPartition(replica, self._empty_state()) for replica in routed.replicas
+            GroupsPartition(self._state, replica, self._woken) for replica in routed.replicas
         ]
         for partition in partitions:
-            await self._load(partition)
+            await partition.load()
         self._partitions = partitions
+        self._earlier.set()
 
-    async def _load(self, partition: _OffsetsPartition) -> None:
-        """Take in a partition's log, if that has not been done and can be done now."""
-        if partition.is_loaded:
-            return
-        async with partition.loading:
-            await self._load_alone(partition)
 
-    async def _load_alone(self, partition: _OffsetsPartition) -> None:
-        replica = partition.replica
-        if partition.is_loaded or replica is None or replica.refusal:
-            return
-        partition.offsets = self._empty_state()
-        try:
-            await self._replay_log(partition, replica)
-        except (StorageError, OSError) as error:
-            logger.error("%r: committed offsets cannot be read now: %s", replica, error)
-        else:
-            partition.is_loaded = True
-
-    def _empty_state(self) -> CommittedOffsets:
-        limits = self._state.config.limits
-        return CommittedOffsets(
-            groups_max=limits.groups_max, metadata_bytes_max=limits.offset_metadata_bytes_max
-        )
-
-    async def _replay_log(self, partition: _OffsetsPartition, replica: Replica) -> None:
-        log = replica.log
-        offset = log.log_start_offset
-        while offset < log.log_end_offset:
-            plan = log.locate(offset, max_bytes=_LOAD_BYTES, upper_offset=log.log_end_offset)
-            if plan is None:
-                raise CorruptLog(f"{log!r} has no offset {offset}")
-            buffers = await replica.shard.lane.run(log.read_job(plan))
-            data = b"".join(buffers)
-            if not data:
-                raise CorruptLog(f"{log!r} has nothing at offset {offset}")
-            for header, batch in iterate_batches(data):
-                for record in iterate_records(batch, bytes_max=_LOAD_BYTES * 64):
-                    if record.offset >= offset:
-                        self._replay_record(partition, record)
-                offset = max(offset, header.last_offset + 1)
-
-    def _replay_record(self, partition: _OffsetsPartition, record: Record) -> None:
-        try:
-            partition.offsets.replay(record.key or b"", record.value)
-        except CorruptRecords as error:
-            logger.error(  # the batch's checksum holds, so a newer version may have written it
-                "%s: record at offset %d is not understood: %s",
-                OFFSETS_TOPIC_NAME,
-                record.offset,
-                error,
-            )
+def _forget_topics(
+    machine: GroupMachine, names: Sequence[TopicName], token: object, now: Now
+) -> GroupDecision:
+    return machine.delete_topics(token, names, now)

@@ -17,6 +17,7 @@ from trio_broker.broker.memory_pool import MemoryPool
 from trio_broker.broker.phase import Phase
 from trio_broker.broker.request_counters import RequestCounters
 from trio_broker.broker.response_flusher import ResponseFlusher
+from trio_broker.broker.token_bucket import TokenBucket
 from trio_broker.broker.topics import TopicRouter
 from trio_broker.config import split_address
 
@@ -50,6 +51,7 @@ class BrokerState:
         stop_phases: those phases of the stop that are over.
         request_memory: frames being handled or waiting for the disk.
         response_memory: fetched bytes being sent.
+        topic_mutations: what clients pay with for creating, growing and deleting topics.
         draining: no new request is taken; parked ones answer with what they have.
         bound: addresses listened on, with their real ports.
         clients: connections open now.
@@ -69,6 +71,7 @@ class BrokerState:
     draining: bool = False
     request_memory: MemoryPool = field(init=False)
     response_memory: MemoryPool = field(init=False)
+    topic_mutations: TokenBucket = field(init=False)
     bound: list[tuple[str, int]] = field(factory=list)
     clients: dict[Connection, None] = field(factory=dict)
     client_left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
@@ -92,6 +95,10 @@ class BrokerState:
         self.request_memory = MemoryPool(self.config.network.request_memory_bytes)
         self.response_memory = MemoryPool(self.config.network.response_memory_bytes)
         self.requests = RequestCounters(self.served)
+        limits = self.config.limits
+        self.topic_mutations = TokenBucket(
+            limits.topic_mutations_per_second, limits.topic_mutations_burst, trio.current_time()
+        )
 
     @property
     def phase(self) -> Phase:

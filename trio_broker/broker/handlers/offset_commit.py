@@ -1,7 +1,7 @@
 """OffsetCommit (key 8), versions 2 to 10: remember how far a group has read.
 
-Commits of clients that assign partitions themselves (generation -1, no member) are taken;
-membership comes with the group protocol. Answered when the offsets are durable.
+Members of a group commit with its generation; clients that assign partitions themselves commit
+with generation -1 and no member id. Answered when the offsets are durable.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_broker.errors import ErrorCode
+from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
 from trio_broker.names import TopicName
 from trio_broker.wire.messages.offset_commit import (
@@ -56,10 +57,15 @@ async def handle(
             )
     if offsets:
         results = await state.coordinator.commit(
-            request.group_id,
-            offsets,
-            generation=request.generation_id_or_member_epoch,
-            retention_ms=request.retention_time_ms,
+            CommitOffsets(
+                group_id=request.group_id,
+                generation=request.generation_id_or_member_epoch,
+                member_id=request.member_id,
+                group_instance_id=request.group_instance_id,
+                offsets=tuple(offsets),
+                retention_ms=request.retention_time_ms,
+                api_version=version,
+            )
         )
         codes.update(zip(places, results, strict=True))
     return OffsetCommitResponse(

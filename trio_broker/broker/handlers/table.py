@@ -14,15 +14,23 @@ from typing import TYPE_CHECKING, Any
 from trio_broker.broker.handlers import (
     api_versions,
     create_topics,
+    delete_groups,
     delete_topics,
     describe_cluster,
     describe_configs,
+    describe_groups,
     find_coordinator,
+    heartbeat,
     init_producer_id,
+    join_group,
+    leave_group,
+    list_groups,
     list_offsets,
     metadata,
     offset_commit,
+    offset_delete,
     offset_fetch,
+    sync_group,
 )
 from trio_broker.broker.handlers.fetch import answer_fetch
 from trio_broker.broker.handlers.served import Handler, ServedApi
@@ -52,11 +60,19 @@ SERVED: Mapping[int, ServedApi] = MappingProxyType(
             _served(ApiKey.OFFSET_COMMIT, offset_commit.handle),
             _served(ApiKey.OFFSET_FETCH, offset_fetch.handle),
             _served(ApiKey.FIND_COORDINATOR, find_coordinator.handle),
+            _served(ApiKey.JOIN_GROUP, join_group.handle),
+            _served(ApiKey.HEARTBEAT, heartbeat.handle),
+            _served(ApiKey.LEAVE_GROUP, leave_group.handle),
+            _served(ApiKey.SYNC_GROUP, sync_group.handle),
+            _served(ApiKey.DESCRIBE_GROUPS, describe_groups.handle),
+            _served(ApiKey.LIST_GROUPS, list_groups.handle),
             _served(ApiKey.API_VERSIONS, api_versions.handle),
             _served(ApiKey.CREATE_TOPICS, create_topics.handle),
             _served(ApiKey.DELETE_TOPICS, delete_topics.handle),
             _served(ApiKey.INIT_PRODUCER_ID, init_producer_id.handle),
             _served(ApiKey.DESCRIBE_CONFIGS, describe_configs.handle),
+            _served(ApiKey.DELETE_GROUPS, delete_groups.handle),
+            _served(ApiKey.OFFSET_DELETE, offset_delete.handle),
             _served(ApiKey.DESCRIBE_CLUSTER, describe_cluster.handle),
         ]
     )
@@ -100,6 +116,7 @@ async def answer(
         response: Response = api_versions.respond(SERVED, ErrorCode.UNSUPPORTED_VERSION)
         return [encode_response(header.api_key, 0, header.correlation_id, response)]
     served_api(header)
+    session.client_id = header.client_id or ""
     request_type = APIS[ApiKey(header.api_key)].request_type
     request = request_type.decode(frame, version, header.body_start)
     response = await dispatch(state, session, version, request)

@@ -1,0 +1,238 @@
+"""One partition of ``__consumer_offsets`` and the group machine that runs on it.
+
+A command is decided in pure code at once; what it wants remembered is appended like any other
+batch, and at the moment that is durable, in the order of the log, the machine is told and its
+answers go out. See `group.machine` for the rules. Owned by `group_coordinator`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_broker.broker.append_slot import AwaitedAppend
+from trio_broker.errors import CorruptLog, CorruptRecords, ErrorCode, StorageError
+from trio_broker.group.commands import GroupDecision, Now
+from trio_broker.group.machine import GroupMachine
+from trio_broker.records.batch import read_header
+from trio_broker.records.build import Record, build_batch
+from trio_broker.records.iterate import iterate_batches, iterate_records
+
+if TYPE_CHECKING:
+    from trio_broker.broker.append_slot import AppendSlot
+    from trio_broker.broker.replica import Replica
+    from trio_broker.broker.state import BrokerState
+    from trio_broker.group.decision import CoordinatorRecord
+
+logger = logging.getLogger("trio_broker.groups")
+
+_LOAD_BYTES = 1024 * 1024
+_BATCH_BYTES_MAX = 64 * 1024 * 1024
+_SNAPSHOT_RECORDS_PER_BATCH = 500
+
+#: What a client is told when the append to ``__consumer_offsets`` fails, as Kafka translates it.
+_TRANSLATED = {
+    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: ErrorCode.COORDINATOR_NOT_AVAILABLE,
+    ErrorCode.NOT_ENOUGH_REPLICAS: ErrorCode.COORDINATOR_NOT_AVAILABLE,
+    ErrorCode.LEADER_NOT_AVAILABLE: ErrorCode.COORDINATOR_NOT_AVAILABLE,
+    ErrorCode.NOT_LEADER_OR_FOLLOWER: ErrorCode.NOT_COORDINATOR,
+    ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
+    ErrorCode.MESSAGE_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
+    ErrorCode.RECORD_LIST_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
+}
+
+
+class _Token:
+    """A request that waits for the machine's answer."""
+
+    __slots__ = ("_event", "response")
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.response: Any = None
+
+    def answer(self, response: object) -> None:
+        self.response = response
+        self._event.set()
+
+    async def wait(self) -> Any:
+        await self._event.wait()
+        return self.response
+
+
+class _Append(AwaitedAppend):
+    """The records of a decision on their way into the log."""
+
+    __slots__ = ("_decision", "_partition")
+
+    def __init__(self, partition: GroupsPartition, decision: GroupDecision | None) -> None:
+        super().__init__()
+        self._partition = partition
+        self._decision = decision
+
+    def slot_resolved(self) -> None:
+        """Tell the machine, in the order of the log."""
+        self._partition.append_ended(self._decision, self.slots[0])
+        super().slot_resolved()
+
+
+class GroupsPartition:
+    """A partition of ``__consumer_offsets``.
+
+    Attributes:
+        replica: None if its log dir is not configured any more.
+        machine: its groups, once it is loaded.
+        is_loaded: before, nobody knows what was committed, which is not the same as nothing.
+        wake_at_ms: when the machine wants to be asked what has expired, on the clock of `now`.
+        appends_under_way: batches whose fate the machine does not know yet.
+    """
+
+    def __init__(
+        self, state: BrokerState, replica: Replica | None, woken: Callable[[], None]
+    ) -> None:
+        self.replica = replica
+        self.is_loaded = False
+        self.wake_at_ms: int | None = None
+        self.appends_under_way = 0
+        self._state = state
+        self._woken = woken
+        self._loading = trio.Lock()
+        self.machine = self._empty_machine()
+
+    def __repr__(self) -> str:
+        return f"<GroupsPartition {self.replica!r} {self.machine!r}>"
+
+    def _empty_machine(self) -> GroupMachine:
+        return GroupMachine(self._state.config.group, self._state.config.limits)
+
+    def now(self) -> Now:
+        """Return both times."""
+        return Now(self._state.host.wall.now_ms(), int(trio.current_time() * 1000))
+
+    # Commands.
+
+    async def ask(self, command: Callable[[object, Now], GroupDecision]) -> Any:
+        """Give the machine a command with a token; wait for the answer and return it.
+
+        Cancellation: nobody hears the answer; what was decided stands.
+        """
+        token = _Token()
+        self.carry_out(command(token, self.now()))
+        return await token.wait()
+
+    def carry_out(self, decision: GroupDecision) -> None:
+        """Send the answers of a decision, queue its records, and see that it is woken in time."""
+        for token, response in decision.replies:
+            assert isinstance(token, _Token)
+            token.answer(response)
+        for group_id, text in decision.notes:
+            logger.info("group %s: %s", group_id, text)
+        self.wake_at_ms = decision.wake_at_ms
+        self._woken()
+        if decision.records:
+            self._begin_append(decision.records, decision)
+
+    def let_expire(self) -> None:
+        """Let pass what is due now."""
+        self.carry_out(self.machine.expire(self.now()))
+
+    def close(self) -> None:
+        """Answer every request that waits, and refuse further ones."""
+        self.carry_out(self.machine.close(self.now()))
+
+    def _begin_append(
+        self, records: Sequence[CoordinatorRecord], decision: GroupDecision | None
+    ) -> _Append:
+        """Queue records as one batch."""
+        assert self.replica is not None
+        now_ms = self._state.host.wall.now_ms()
+        batch = build_batch(
+            [Record(key=key, value=value, timestamp_ms=now_ms) for key, value in records]
+        )
+        append = _Append(self, decision)
+        self.appends_under_way += 1
+        append.submit(self.replica, batch, read_header(batch))
+        return append
+
+    def append_ended(self, decision: GroupDecision | None, slot: AppendSlot) -> None:
+        """Let the machine know whether the records of a decision are durable."""
+        self.appends_under_way -= 1
+        if decision is None:
+            return
+        if slot.code is ErrorCode.NONE:
+            self.carry_out(self.machine.stored(decision, self.now()))
+        else:
+            code = _TRANSLATED.get(slot.code, slot.code)
+            self.carry_out(self.machine.not_stored(decision, code, self.now()))
+
+    # Its log.
+
+    async def load(self) -> None:
+        """Take in the log, if that has not been done and can be done now."""
+        if self.is_loaded:
+            return
+        async with self._loading:
+            await self._load_alone()
+
+    async def _load_alone(self) -> None:
+        replica = self.replica
+        if self.is_loaded or replica is None or replica.refusal:
+            return
+        self.machine = self._empty_machine()
+        try:
+            await self._replay_log(replica)
+        except (StorageError, OSError) as error:
+            logger.error("%r: groups cannot be read now: %s", replica, error)
+        else:
+            self.is_loaded = True
+            self.carry_out(self.machine.loaded(self.now()))
+
+    async def _replay_log(self, replica: Replica) -> None:
+        log = replica.log
+        offset = log.log_start_offset
+        while offset < log.log_end_offset:
+            plan = log.locate(offset, max_bytes=_LOAD_BYTES, upper_offset=log.log_end_offset)
+            if plan is None:
+                raise CorruptLog(f"{log!r} has no offset {offset}")
+            buffers = await replica.shard.lane.run(log.read_job(plan))
+            data = b"".join(buffers)
+            if not data:
+                raise CorruptLog(f"{log!r} has nothing at offset {offset}")
+            for header, batch in iterate_batches(data):
+                for record in iterate_records(batch, bytes_max=_BATCH_BYTES_MAX):
+                    if record.offset >= offset:
+                        self._replay_record(record)
+                offset = max(offset, header.last_offset + 1)
+
+    def _replay_record(self, record: Record) -> None:
+        try:
+            self.machine.replay(record.key or b"", record.value)
+        except CorruptRecords as error:
+            logger.error(  # the batch's checksum holds, so a newer version may have written it
+                "%r: record at offset %d is not understood: %s", self, record.offset, error
+            )
+
+    async def shorten_log(self) -> None:
+        """Where the log has rolled, write the whole state again and drop what came before.
+
+        Skipped while records are under way, which would lie before the new beginning.
+        """
+        replica = self.replica
+        if replica is None or not replica.has_log or not self.is_loaded:
+            return
+        log = replica.log
+        if log.segment_count < 2 or self.appends_under_way:
+            return
+        records = list(self.machine.live_records())
+        start_offset = log.log_end_offset
+        appends = [
+            self._begin_append(records[at : at + _SNAPSHOT_RECORDS_PER_BATCH], None)
+            for at in range(0, len(records), _SNAPSHOT_RECORDS_PER_BATCH)
+        ]
+        for append in appends:
+            await append.wait()
+        if all(append.slots[0].code is ErrorCode.NONE for append in appends):
+            await replica.shard.advance_start_offset(replica, start_offset)

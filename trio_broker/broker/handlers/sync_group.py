@@ -1,0 +1,40 @@
+"""SyncGroup (key 14), versions 0 to 5: learn one's assignment; waits for the leader's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_broker.errors import ErrorCode
+from trio_broker.group.commands import SyncGroup, SyncReply
+from trio_broker.wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
+
+if TYPE_CHECKING:
+    from trio_broker.broker.session import Session
+    from trio_broker.broker.state import BrokerState
+
+
+async def handle(
+    state: BrokerState, session: Session, version: int, request: SyncGroupRequest
+) -> SyncGroupResponse:
+    """Take the leader's assignments; answer each member with its own."""
+    del session, version
+    command = SyncGroup(
+        group_id=request.group_id,
+        generation=request.generation_id,
+        member_id=request.member_id,
+        group_instance_id=request.group_instance_id,
+        protocol_type=request.protocol_type,
+        protocol_name=request.protocol_name,
+        assignments={item.member_id: bytes(item.assignment) for item in request.assignments},
+    )
+    reply = await state.coordinator.ask(
+        request.group_id, lambda machine, token, now: machine.sync(token, command, now)
+    )
+    if isinstance(reply, ErrorCode):
+        reply = SyncReply(reply)
+    return SyncGroupResponse(
+        error_code=reply.code,
+        protocol_type=reply.protocol_type,
+        protocol_name=reply.protocol_name,
+        assignment=reply.assignment,
+    )
