@@ -73,7 +73,7 @@ def test_any_split_gives_the_same_frames(contents: list[bytes], sizes: list[int]
 
 def test_big_frame_gets_a_buffer_of_exactly_its_size() -> None:
     splitter = FrameSplitter(MIB, MIB)
-    frame = framed(b"\x00\x00" + b"a" * 200 * KIB)
+    frame = framed(b"\x00\x00" + b"a" * 60 * KIB)
     first = splitter.writable()
     first[:100] = frame[:100]
     splitter.received(100)
@@ -169,7 +169,7 @@ def test_claimed_sizes_cost_only_what_arrives() -> None:
     for splitter in splitters:
         feed(splitter, struct.pack(">ih", 100 * MIB, 0) + b"ab", [8])
         splitter.writable()
-        assert splitter.claimed_bytes <= MIB + 4 * KIB
+        assert splitter.claimed_bytes <= 64 * KIB + 4 * KIB
 
 
 def test_frame_above_a_mebibyte_grows_with_what_arrives() -> None:
@@ -178,7 +178,7 @@ def test_frame_above_a_mebibyte_grows_with_what_arrives() -> None:
     stream = framed(body)
     for received in range(0, len(stream) - 100_000, 100_000):
         feed(splitter, stream[received : received + 100_000], [100_000])
-        assert splitter.claimed_bytes <= max(2 * (received + 100_000), MIB) + 64 * KIB
+        assert splitter.claimed_bytes <= max(4 * (received + 100_000), 64 * KIB) + 64 * KIB
     got = feed(splitter, stream[received + 100_000 :], [100_000])
     assert got == [(body, True)]
 
@@ -205,7 +205,7 @@ def test_partial_since_is_when_the_incomplete_frame_began() -> None:
     assert (splitter.partial_since, splitter.partial_bytes) == (12.0, 3)
     assert receive(frame[3:], 13.0) == 1
     assert splitter.partial_since is None
-    big = framed(b"\x00\x00" + b"x" * 100 * KIB)
+    big = framed(b"\x00\x00" + b"x" * 60 * KIB)
     assert receive(frame + big[:50], 14.0) == 1
     assert receive(big[50:200], 15.0) == 0
     assert (splitter.partial_since, splitter.partial_bytes) == (14.0, 200)

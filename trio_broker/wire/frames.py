@@ -21,14 +21,16 @@ from trio_broker.errors import ProtocolError
 from trio_broker.wire.api import ApiKey
 
 _KIB = 1024
-_MIB = 1024 * _KIB
 #: Size of the small buffer of a new connection: idle ones must stay cheap.
 _BUFFER_BYTES_MIN = 4 * _KIB
 _BUFFER_BYTES_MAX = 64 * _KIB
 #: Incomplete frames above this get a buffer of their own.
 OWN_BUFFER_BYTES_MIN = 32 * _KIB
-#: A buffer claimed at once is at most this large.
-_CLAIM_BYTES_MAX = _MIB
+#: A buffer claimed before anything has arrived is at most this large: memory that the C library
+#: gives out again is not untouched, so what a client merely claims must stay small.
+_CLAIM_BYTES_MAX = 64 * _KIB
+#: By how much a buffer that is full of received bytes grows.
+_GROWTH = 4
 _SIZE_BYTES = 4
 _FRAME_BYTES_MIN = 4  # the correlation id of a response without a body
 _PRODUCE = int(ApiKey.PRODUCE)
@@ -201,7 +203,7 @@ class FrameSplitter:
         """Move the beginning of a big frame into a buffer of its own."""
         start = self._start + _SIZE_BYTES
         filled = self._end - start
-        own = _allocate(min(frame_bytes, max(_CLAIM_BYTES_MAX, 2 * filled)))
+        own = _allocate(min(frame_bytes, max(_CLAIM_BYTES_MAX, _GROWTH * filled)))
         own[:filled] = memoryview(self._buffer)[start : self._end]
         self._own = own
         self._own_filled = filled
@@ -209,8 +211,8 @@ class FrameSplitter:
         self._start = self._end = 0
 
     def _grow_own(self, own: memoryview) -> memoryview:
-        """Double a buffer that is full of received bytes."""
-        grown = _allocate(min(self._own_frame_bytes, 2 * len(own)))
+        """Enlarge a buffer that is full of received bytes."""
+        grown = _allocate(min(self._own_frame_bytes, _GROWTH * len(own)))
         grown[: len(own)] = own
         self._own = grown
         return grown
