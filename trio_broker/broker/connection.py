@@ -41,19 +41,26 @@ SEND_PIECE_BYTES = 1024 * 1024
 FAIRNESS_BYTES = 256 * 1024
 
 
+#: What each connection may hold of the requests that it receives without counting it. Idle ones
+#: must not use the pool up: there can be `network.connections_max` of them.
+BUFFER_BYTES = 64 * 1024
+
+
 class Connection:
     """One accepted stream and what is under way on it.
 
     Attributes:
         session: who the client is.
         scope: covers the connection's whole task; cancelling it closes the connection.
-        deadline: Trio time at which the reaper closes the connection for what it now waits for:
-            the next request, the rest of a started one, or room for a reply.
+        deadline: Trio time at which the reaper closes the connection for what its task now waits
+            for: the next request, the rest of a started one, or room for a reply.
         close_reason: why it closed, for the log.
     """
 
     __slots__ = (
         "_backlog",
+        "_backlog_deadline",
+        "_claimed_bytes",
         "_in_flight_bytes",
         "_intake_scope",
         "_pending",
@@ -88,6 +95,8 @@ class Connection:
         self._intake_scope = trio.CancelScope()
         self._receiving = False
         self._backlog: deque[memoryview] = deque()
+        self._backlog_deadline = float("inf")
+        self._claimed_bytes = 0
 
     def __repr__(self) -> str:
         return f"<Connection {self.stream.peer} pending={len(self._pending)} {self.close_reason}>"
@@ -111,10 +120,14 @@ class Connection:
             logger.info("closing %s: %s", self.stream.peer, error)
         finally:
             self.stream.close()
+            memory = self._state.request_memory
             for request in self._pending:
                 request.forget()
-                self._state.request_memory.give_back(request.size_bytes)
+                memory.give_back(request.size_bytes)
             self._pending.clear()
+            self._backlog.clear()
+            memory.give_back(self._claimed_bytes)
+            memory.finished(self)
 
     def close(self, reason: str) -> None:
         """End the connection's task; called by the reaper and the shutdown."""
@@ -129,7 +142,7 @@ class Connection:
 
     def reap(self, now: float) -> None:
         """Do what is due at `now`: close a peer that keeps us waiting, answer late produces."""
-        if now >= self.deadline:
+        if now >= min(self.deadline, self._backlog_deadline):
             self.close("the client was silent, or took too long to send or to receive")
         for request in self._pending:
             if now >= request.deadline:
@@ -141,35 +154,64 @@ class Connection:
 
     async def _serve(self) -> None:
         splitter = self._splitter
-        stream = self.stream
         network = self._state.config.network
         memory = self._state.request_memory
         handled_bytes = 0
+        held_up_seconds = 0.0  # by ourselves, while the frame that is arriving waited for memory
         with self._intake_scope:
             while not self._is_draining():
+                self._count_claim()
                 if not memory.has_room:
-                    await memory.wait_for_room()
+                    held_up_seconds += await self._wait_for_memory()
                     if self._is_draining():
                         return
-                self._receiving = True
-                count = await stream.receive_into(splitter.writable())
-                self._receiving = False
+                if splitter.partial_since is None:
+                    held_up_seconds = 0.0
+                    self.deadline = trio.current_time() + network.connection_idle_seconds
+                else:
+                    patience = network.frame_seconds_max + held_up_seconds
+                    self.deadline = splitter.partial_since + patience
+                count = await self._receive()
                 if count == 0:
                     return
                 handled_bytes += count
-                splitter.received(count, trio.current_time())
                 while (frame := splitter.next_frame()) is not None:
                     await self._handle(frame)
                     if self._is_draining():
                         return
-                self._state.flusher.flush()
                 if splitter.partial_since is None:
-                    self.deadline = trio.current_time() + network.connection_idle_seconds
-                else:
-                    self.deadline = splitter.partial_since + network.frame_seconds_max
+                    memory.finished(self)
+                self._state.flusher.flush()
                 if handled_bytes >= FAIRNESS_BYTES:
                     handled_bytes = 0
                     await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _wait_for_memory(self) -> float:
+        """Stop reading until there is room for more; return the seconds that took."""
+        began = trio.current_time()
+        self.deadline = float("inf")
+        is_partial = self._splitter.partial_since is not None
+        await self._state.request_memory.wait_for_room(self if is_partial else None)
+        return trio.current_time() - began
+
+    def _count_claim(self) -> None:
+        """Count what has arrived of a large request against the pool."""
+        claimed_bytes = max(self._splitter.partial_bytes - BUFFER_BYTES, 0)
+        growth = claimed_bytes - self._claimed_bytes
+        self._claimed_bytes = claimed_bytes
+        if growth > 0:
+            self._state.request_memory.take(growth)
+        elif growth < 0:
+            self._state.request_memory.give_back(-growth)
+
+    async def _receive(self) -> int:
+        """Wait for bytes; return how many have come, 0 at the end of the stream."""
+        splitter = self._splitter
+        self._receiving = True
+        count = await self.stream.receive_into(splitter.writable())
+        self._receiving = False
+        splitter.received(count, trio.current_time())
+        return count
 
     async def _handle(self, frame: memoryview) -> None:
         header = decode_request_header(frame)
@@ -205,7 +247,11 @@ class Connection:
         network = self._state.config.network
         requests_max = network.produce_requests_in_flight_max
         bytes_max = network.produce_bytes_in_flight_max
-        if len(self._pending) >= requests_max or self._in_flight_bytes >= bytes_max:
+        if (
+            len(self._pending) >= requests_max
+            or self._in_flight_bytes >= bytes_max
+            or self._backlog  # of a client that sends but does not read
+        ):
             self._state.flusher.flush()
             await self._wait_for_pending(requests_max - 1, bytes_max - 1)
         request = ProduceInFlight(self, header, len(frame))
@@ -269,13 +315,13 @@ class Connection:
         stall_seconds = self._state.config.network.send_stall_seconds_max
         try:
             while self._backlog:
-                self.deadline = trio.current_time() + stall_seconds
+                self._backlog_deadline = trio.current_time() + stall_seconds
                 await self.stream.send_vectored([self._backlog[0]])
                 self._backlog.popleft()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._backlog.clear()
             self.close("the client is gone")
-        self.deadline = trio.current_time() + self._state.config.network.connection_idle_seconds
+        self._backlog_deadline = float("inf")
         self._progress.unpark_all()
 
 

@@ -49,7 +49,7 @@ class BrokerState:
         connections_refused: clients turned away because there were too many.
         leaks_suspected: owners that hold files for longer than they may.
         stop_phases: those phases of the stop that are over.
-        request_memory: frames being handled or waiting for the disk.
+        request_memory: frames being received, or waiting for the disk.
         response_memory: fetched bytes being sent.
         topic_mutations: what clients pay with for creating, growing and deleting topics.
         draining: no new request is taken; parked ones answer with what they have.
@@ -142,7 +142,7 @@ class BrokerState:
     def start_connection_task(self, function: Callable[[], Awaitable[None]]) -> None:
         """Start a helper task of a connection, which ends with the connections."""
         assert self.connections is not None
-        self.connections.start_soon(function)
+        self.connections.start_soon(self.supervisor.absorb, "connection", function)
 
     def advertised(self, session: Session) -> tuple[str, int]:
         """Return the address that a client is told to use."""
