@@ -216,7 +216,7 @@ class GroupConfig:
         100 * MIB, KIB, INT32_MAX, help="segment size of __consumer_offsets"
     )
     initial_rebalance_delay_ms: int = _bounded(
-        3_000, 0, 600_000, help="the first members of an empty group wait this long for others"
+        0, 0, 600_000, help="the first members of an empty group wait this long for others"
     )
     session_timeout_min_ms: int = _bounded(
         6_000, 1, INT32_MAX, help="shortest session timeout a member may ask for"

@@ -146,7 +146,10 @@ _converter.register_structure_hook_func(_is_optional, _parse_optional)
 
 
 #: Where a process of its own has another default than a broker inside a program.
-SERVER_DEFAULTS: Mapping[tuple[str, ...], object] = {("storage", "ballast_bytes"): -1}
+SERVER_DEFAULTS: Mapping[tuple[str, ...], object] = {
+    ("storage", "ballast_bytes"): -1,
+    ("group", "initial_rebalance_delay_ms"): 3000,
+}
 
 
 def build_config(
@@ -244,6 +247,8 @@ def describe_settings() -> Iterator[tuple[str, str, str]]:
     """Yield (key, default, help with limits) of every setting, for ``-X list`` and the docs."""
     for setting in settings().values():
         text = setting.help
+        if (of_server := SERVER_DEFAULTS.get(setting.path)) is not None:
+            text += f"; under `serve` {of_server}"
         if setting.least is not None and setting.most is not None:
             text += f" ({_limit_text(setting.least)} to {_limit_text(setting.most)})"
         yield setting.key, setting.default_text, text
