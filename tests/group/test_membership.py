@@ -494,6 +494,15 @@ def test_who_waits_for_an_answer_need_not_send_heartbeats() -> None:
     assert world.heartbeat(follower, generation + 1) is E.UNKNOWN_MEMBER_ID
 
 
+def test_a_heartbeat_never_brings_a_deadline_forward() -> None:
+    world = Harness(delay_ms=3_000)
+    member_id, token = world.join_new()
+    assert world.heartbeat(member_id, 0) is E.REBALANCE_IN_PROGRESS  # it is new: five minutes
+    assert world.machine.expire(world.now).wake_at_ms == world.wake_at_ms == 3_000
+    world.pass_time(3_000)
+    assert world.joined(token).generation == 1
+
+
 # --- LeaveGroup --------------------------------------------------------------------------------
 def test_members_leave_and_the_last_one_leaves_an_empty_group() -> None:
     world = Harness()

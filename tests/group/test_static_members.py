@@ -181,6 +181,25 @@ def test_a_restarted_member_has_a_session_of_its_own() -> None:
     assert world.state() == "Empty"
 
 
+def test_a_member_that_restarts_before_it_synced_still_has_to() -> None:
+    world = Harness()
+    leader = world.static("a", session_ms=600_000)
+    world.join(instance="b", session_ms=600_000)
+    world.join(leader, instance="a", session_ms=600_000)
+    world.sync(leader, 2)
+    first = world.joined(world.join(instance="b", session_ms=600_000)).member_id
+    world.sync(first, 2, group_instance_id="b")
+    world.pass_time(60_000)
+    assert world.state() == "Stable"
+    world.join(leader, instance="a", session_ms=600_000)
+    world.join(first, instance="b", session_ms=600_000)
+    world.sync(leader, 3)
+    second = world.joined(world.join(instance="b", session_ms=600_000)).member_id
+    world.pass_time(60_000)
+    assert world.state() == "PreparingRebalance"
+    assert world.heartbeat(second, 3, "b") is E.UNKNOWN_MEMBER_ID
+
+
 def test_a_rebalance_waits_while_only_static_members_remain() -> None:
     world = Harness()
     away = world.static("i", session_ms=200_000)

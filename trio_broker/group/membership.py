@@ -269,7 +269,6 @@ class Membership:
         member.is_new = False
         self._update(group, member, request)
         rebalances.park_join(turn, member, token)
-        rebalances.expect_heartbeat(turn, group, member)
         if group.state is GroupState.STABLE and group.choose_protocol() == group.protocol_name:
             # Its new id has to survive a restart before it is told, or it would be fenced then.
             group.find_subscribed()
@@ -399,11 +398,15 @@ class Membership:
         return ErrorCode.NONE
 
     def keep_alive(self, group: ClassicGroup, member_id: str, now: Now) -> None:
-        """A member has shown that it lives."""
-        self._timers.set(
-            TimerKey(TimerKind.SESSION, group.group_id, member_id),
-            now.clock_ms + group.members[member_id].session_timeout_ms,
-        )
+        """A member has shown that it lives: push its deadline back, if it has one.
+
+        It has none while a request of it waits, and a new member has a longer one.
+        """
+        key = TimerKey(TimerKind.SESSION, group.group_id, member_id)
+        deadline_ms = now.clock_ms + group.members[member_id].session_timeout_ms
+        current_ms = self._timers.deadline_ms(key)
+        if current_ms is not None and current_ms < deadline_ms:
+            self._timers.set(key, deadline_ms)
 
     # --- LeaveGroup -----------------------------------------------------------------------------
     def leave(

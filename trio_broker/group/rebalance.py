@@ -6,7 +6,7 @@ expirePendingSync). `membership` decides which request begins a rebalance and ca
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
 from trio_broker.errors import ErrorCode
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _POSTPONED_JOIN_MS_MIN = 1000
 
 
-class TimerKind(Enum):
+class TimerKind(IntEnum):
     """What a deadline is about."""
 
     JOIN = auto()  # of a group: members that have not joined by then are dropped
