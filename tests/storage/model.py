@@ -317,7 +317,10 @@ class LogRun:
     def retain(self) -> None:
         log = self.bench.log
         log.config = evolve(SMALL, retention_bytes=self.random.choice([-1, 0, 4000, 8000]))
-        plan = log.plan_deletion(self.now_ms)
+        if self.random.random() < 0.3:
+            log.seal_idle(self.now_ms + SMALL.segment_ms + 1)
+        give_way_offset = self.random.choice([-1, self.random.randint(0, log.log_end_offset)])
+        plan = log.plan_deletion(self.now_ms, give_way_offset=give_way_offset)
         if plan is None:
             return
         self.model.start_tried = plan.checkpoint.state.log_start_offset

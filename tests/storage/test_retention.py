@@ -15,9 +15,11 @@ from trio_broker.host.jobs import run_inline
 from trio_broker.storage import paths
 from trio_broker.storage.retention import (
     FUTURE_MS_MAX,
+    DeletionReason,
     RetainedSegment,
+    deletion_reasons,
+    expiry_ms,
     newest_ms,
-    segments_to_delete,
 )
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
@@ -26,8 +28,13 @@ KEEP = {"retention_ms": -1, "retention_bytes": -1, "log_start_offset": 0}
 
 
 def count(segments: list[RetainedSegment], **options: int) -> int:
+    return len(reasons(segments, **options))
+
+
+def reasons(segments: list[RetainedSegment], **options: int) -> list[DeletionReason]:
     options = KEEP | {"upper_offset": 1 << 62, "now_ms": NOW_MS} | options
-    return segments_to_delete(segments, **options)
+    size_bytes = sum(segment.size_bytes for segment in segments)
+    return deletion_reasons(segments, size_bytes=size_bytes, **options)
 
 
 def three(*ages_ms: int) -> list[RetainedSegment]:
@@ -92,6 +99,45 @@ def test_what_stays_is_the_least_that_reaches_the_limit(
     kept = sizes[count(segments, retention_bytes=retention_bytes) :]
     assert sum(kept) >= min(retention_bytes, sum(sizes))
     assert not kept or sum(kept[1:]) < retention_bytes
+
+
+def test_the_reason_is_the_first_rule_that_holds() -> None:
+    segments = three(300, 200, 100)
+    found = reasons(segments, log_start_offset=10, retention_ms=150, retention_bytes=0)
+    assert found == [DeletionReason.START_OFFSET, DeletionReason.AGE, DeletionReason.SIZE]
+    found = reasons(segments, retention_bytes=200, giving_way=2)
+    assert found == [DeletionReason.SIZE, DeletionReason.NODE_BUDGET]
+
+
+def test_giving_way_stops_at_the_high_watermark() -> None:
+    assert count(three(), giving_way=3, upper_offset=20) == 2
+
+
+@given(
+    ages=st.lists(st.integers(0, 400), min_size=1, max_size=4),
+    retention_ms=st.integers(0, 300),
+)
+def test_the_expiry_is_the_first_moment_at_which_age_deletes(
+    ages: list[int], retention_ms: int
+) -> None:
+    segments = three(*ages)
+    due_ms = expiry_ms(segments, retention_ms=retention_ms, upper_offset=1 << 62, now_ms=NOW_MS)
+    assert due_ms is not None
+    assert count(segments, retention_ms=retention_ms, now_ms=due_ms - 1) == 0
+    assert count(segments, retention_ms=retention_ms, now_ms=due_ms) > 0
+
+
+def test_what_never_expires_has_no_expiry() -> None:
+    def expiry(segments: list[RetainedSegment], **options: int) -> int | None:
+        return expiry_ms(
+            segments, **({"retention_ms": 5, "upper_offset": 1 << 62, "now_ms": NOW_MS} | options)
+        )
+
+    assert expiry(three()) is not None
+    assert expiry([]) is None
+    assert expiry(three(), retention_ms=-1) is None
+    assert expiry(three(), upper_offset=5) is None
+    assert expiry([RetainedSegment(0, 0, -1, NOW_MS)]) is None
 
 
 # ------------------------------------------------------------------------------------- on a log
@@ -219,6 +265,97 @@ def test_expired_producers_are_forgotten(bench: Bench) -> None:
     bench.append(batch(producer_id=5))
     assert bench.log.plan_deletion(NOW_MS + 86_400_000) is None
     assert bench.log.producers.get(5) is None
+
+
+def test_segments_give_way_up_to_an_offset(bench: Bench) -> None:
+    fill(bench)
+    log = bench.log
+    bases = [segment.base_offset for segment in log.segments]
+    plan = log.plan_deletion(NOW_MS, give_way_offset=bases[1])
+    assert plan is not None
+    assert [reason for reason, _ in plan.reasons] == [DeletionReason.NODE_BUDGET] * 2
+    before_bytes, gone_bytes = log.size_bytes, sum(size for _, size in plan.reasons)
+    log.publish_deletion(run_inline(log.delete_segments_job(plan)), NOW_MS)
+    assert (log.log_start_offset, log.size_bytes) == (bases[2], before_bytes - gone_bytes)
+    assert (log.deleted_bytes, log.disk_bytes) == (gone_bytes, before_bytes)
+    assert log.unlink_deleted_job(NOW_MS) is None
+    job = log.unlink_deleted_job(NOW_MS, at_once=True)
+    assert job is not None
+    run_inline(job)
+    assert (log.deleted_bytes, log.disk_bytes) == (0, log.size_bytes)
+
+
+def test_giving_way_altogether_leaves_an_empty_segment(bench: Bench) -> None:
+    fill(bench)
+    plan = bench.log.plan_deletion(NOW_MS, give_way_offset=30)
+    assert plan is not None
+    bench.log.publish_deletion(run_inline(bench.log.delete_segments_job(plan)), NOW_MS)
+    assert (bench.log.log_start_offset, bench.log.size_bytes) == (30, 0)
+    bench.fill(2, start=30)
+    assert [offset for offset, _ in bench.read_all()] == [30, 31]
+
+
+def test_upkeep_is_due_when_there_is_something_to_do(bench: Bench) -> None:
+    bench.config = TopicConfig(retention_ms=1000, segment_ms=5000, file_delete_delay_ms=300)
+    bench.open()
+    log = bench.log
+    assert log.upkeep_due_ms(NOW_MS) is None
+    bench.append(batch(timestamp_ms=NOW_MS - 400))
+    assert log.next_deletion_ms(NOW_MS) == log.upkeep_due_ms(NOW_MS) == NOW_MS + 601
+    assert log.upkeep_due_ms(NOW_MS, upper_offset=0) == NOW_MS + 5001
+    assert not delete(bench, NOW_MS + 600)
+    assert delete(bench, NOW_MS + 601)
+    assert log.next_deletion_ms(NOW_MS + 601) is None
+    assert log.upkeep_due_ms(NOW_MS + 601) == NOW_MS + 901
+    bench.append(batch(timestamp_ms=NOW_MS))
+    log.advance_start_offset(2)
+    assert log.upkeep_due_ms(NOW_MS) == NOW_MS
+    bench.stop()
+    assert log.upkeep_due_ms(NOW_MS) is None
+
+
+def test_producers_are_looked_at_without_any_other_reason(bench: Bench) -> None:
+    bench.config = TopicConfig(retention_ms=-1, segment_ms=1 << 60)
+    bench.open()
+    bench.append(batch(producer_id=5))
+    due_ms = bench.log.upkeep_due_ms(NOW_MS)
+    assert due_ms is not None
+    assert NOW_MS < due_ms <= NOW_MS + 3_600_000
+
+
+def test_an_idle_segment_is_sealed_by_time_and_the_log_goes_on(bench: Bench) -> None:
+    bench.config = TopicConfig(segment_ms=1000, retention_ms=-1)
+    bench.open()
+    bench.fill(3)
+    log = bench.log
+    assert log.upkeep_due_ms(NOW_MS) == NOW_MS + 1001
+    assert not log.seal_idle(NOW_MS + 1000)
+    assert (log.segment_count, log.sealed_count) == (1, 0)
+    assert log.seal_idle(NOW_MS + 1001)
+    assert not log.seal_idle(NOW_MS + 1001)
+    assert (log.segment_count, log.sealed_count) == (1, 1)
+    assert log.upkeep_due_ms(NOW_MS + 1001) is None
+    assert bench.open_count == 0
+    assert log.checkpoint_due
+    bench.checkpoint()
+    assert len(bench.read_all()) == 3
+    bench.fill(2, start=3)
+    assert (log.segment_count, log.sealed_count) == (2, 1)
+    assert [offset for offset, _ in bench.read_all()] == list(range(5))
+    bench.open()
+    assert [offset for offset, _ in bench.read_all()] == list(range(5))
+
+
+def test_segments_roll_early_where_they_may_have_to_give_way(bench: Bench) -> None:
+    bench.open()
+    log = bench.log
+    for number in range(6):
+        batches = [batch([b"%08d" % number])]
+        plan = log.plan_append(batches, now_ms=NOW_MS, leader_epoch=0, segment_bytes_max=200)
+        run_inline(log.append_job(plan, sync=True))
+        log.publish(plan, synced=True)
+    assert log.segment_count > 2
+    assert len(bench.read_all()) == 6
 
 
 # ------------------------------------------------------------------------------ deleting a replica

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_broker.config import Durability
+from trio_broker.config import INT32_MAX, Durability
 from trio_broker.errors import ErrorCode
 from trio_broker.records.batch import NO_TIMESTAMP
 from trio_broker.storage import append, reading, timestamps
@@ -29,10 +29,11 @@ from trio_broker.storage.append import (
     Refused,
 )
 from trio_broker.storage.index import SegmentIndex
+from trio_broker.storage.log_retention import LogRetention
 from trio_broker.storage.planning import plan_batches
 from trio_broker.storage.reading import ReadPlan
 from trio_broker.storage.timestamps import TimestampedOffset, TimestampSearch
-from trio_broker.storage.upkeep import LogSettings, LogUpkeep
+from trio_broker.storage.upkeep import LogSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ __all__ = [
 ]
 
 
-class Log(LogUpkeep):
+class Log(LogRetention):
     """One replica's log; made by `recovery.open_log_job`."""
 
     __slots__ = ()
@@ -62,7 +63,12 @@ class Log(LogUpkeep):
     # Appending.
 
     def plan_append(
-        self, batches: Sequence[BatchToAppend], *, now_ms: int, leader_epoch: int
+        self,
+        batches: Sequence[BatchToAppend],
+        *,
+        now_ms: int,
+        leader_epoch: int,
+        segment_bytes_max: int = INT32_MAX,
     ) -> AppendPlan:
         """Decide what becomes of each batch, and plan how to store those that are accepted.
 
@@ -71,6 +77,7 @@ class Log(LogUpkeep):
                 published or abandoned.
             now_ms: wall clock.
             leader_epoch: the epoch under which this broker leads.
+            segment_bytes_max: segments roll at this size even if `segment.bytes` is larger.
 
         Returns:
             A plan that must be published or abandoned before the next one is made.
@@ -91,6 +98,7 @@ class Log(LogUpkeep):
             log_end_offset=self.log_end_offset,
             config=self.config,
             producers=self.producers,
+            segment_bytes=min(self.config.segment_bytes, segment_bytes_max),
         )
         if plan.writes:
             self._prepare(plan)

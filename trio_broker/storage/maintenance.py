@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from trio_broker.host.interface import File, Job
     from trio_broker.storage.files import ReplicaFiles
+    from trio_broker.storage.retention import DeletionReason
     from trio_broker.storage.segment import LogPoint, Segment
 
 
@@ -71,12 +72,14 @@ class DeletionPlan(NamedTuple):
         base_offsets: the segments.
         created: a new, empty segment that must exist because no other is left.
         deleted_paths: filled by the job: what their files are called until they are unlinked.
+        reasons: why each segment goes, and its size in bytes.
     """
 
     checkpoint: CheckpointPlan
     base_offsets: Sequence[int]
     created: Segment | None
     deleted_paths: list[str]
+    reasons: Sequence[tuple[DeletionReason, int]]
 
 
 def flush_job(plan: FlushPlan) -> Job[None]:

@@ -34,6 +34,7 @@ def plan_batches(
     log_end_offset: int,
     config: TopicConfig,
     producers: ProducerStateTable,
+    segment_bytes: int,
 ) -> None:
     """Decide about each batch, in order, and collect what to write.
 
@@ -45,6 +46,7 @@ def plan_batches(
         log_end_offset: where the first batch goes.
         config: of the topic.
         producers: state of idempotent producers, which is asked and not changed.
+        segment_bytes: where a segment rolls because of its size.
     """
     now_ms = plan.now_ms
     stamps_time = config.message_timestamp_type is TimestampType.LOG_APPEND_TIME
@@ -64,7 +66,9 @@ def plan_batches(
                 continue
             pending.add(header, offset)
         max_timestamp = header.max_timestamp if stamped_time is None else stamped_time
-        if write is None or _rolls(write, header, offset, max_timestamp, now_ms, config):
+        if write is None or _rolls(
+            write, header, offset, max_timestamp, now_ms, segment_bytes, config.segment_ms
+        ):
             if write is not None and write.batches:
                 plan.writes.append(write)
             write = SegmentWrite(Segment(offset, now_ms), None, creates=True)
@@ -106,7 +110,8 @@ def _rolls(
     offset: int,
     max_timestamp: int,
     now_ms: int,
-    config: TopicConfig,
+    segment_bytes: int,
+    segment_ms: int,
 ) -> bool:
     return must_roll(
         write.start + write.size_bytes,
@@ -117,6 +122,6 @@ def _rolls(
         batch_timestamp=max_timestamp,
         last_offset=offset + header.last_offset_delta,
         now_ms=now_ms,
-        segment_bytes=config.segment_bytes,
-        segment_ms=config.segment_ms,
+        segment_bytes=segment_bytes,
+        segment_ms=segment_ms,
     )

@@ -88,6 +88,10 @@ class SegmentRow:
         at = bisect_right(self._bases, offset) - 1
         return self._segments[at] if at >= 0 else None
 
+    def count_to(self, offset: int) -> int:
+        """Return how many segments begin at or below an offset."""
+        return bisect_right(self._bases, offset)
+
     def unsynced(self) -> list[Segment]:
         """Return the segments that hold bytes not known to be durable, oldest first."""
         if self.durable is None:

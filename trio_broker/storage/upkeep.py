@@ -1,8 +1,9 @@
-"""A log's state, and what keeps it in order: flush, checkpoint, retention, sealing, closing.
+"""A log's state, and what keeps it in order: flush, checkpoint, sealing, closing.
 
-The base of `Log`, which adds appending and reading; nobody else uses it. The pattern is the same
-everywhere: a plan or a mark made synchronously, a job that sees nothing else, and a synchronous
-method that takes over its result. All of it on the event loop, except the jobs.
+The base of `LogRetention` and `Log`, which add deletion, appending and reading; nobody else uses
+it. The pattern is the same everywhere: a plan or a mark made synchronously, a job that sees nothing
+else, and a synchronous method that takes over its result. All of it on the event loop, except the
+jobs.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from trio_broker.storage.checkpoint import (
     LogState,
     LogSummary,
 )
+from trio_broker.storage.doomed import DoomedFiles
 from trio_broker.storage.files import noting_failed_sync
-from trio_broker.storage.index import SegmentIndex
-from trio_broker.storage.maintenance import CheckpointPlan, DeletionPlan, FlushPlan
-from trio_broker.storage.retention import RetainedSegment, segments_to_delete
+from trio_broker.storage.maintenance import CheckpointPlan, FlushPlan
 from trio_broker.storage.segment import LogPoint, Segment
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class LogUpkeep:
         "_appending",
         "_cache",
         "_checkpointed_bytes",
-        "_doomed_files",
+        "_doomed",
         "_files",
         "_flush",
         "_is_broken",
@@ -99,7 +99,6 @@ class LogUpkeep:
         "_since_flush_began",
         "_snapshot_offsets",
         "_stray_bases",
-        "_undead_files",
         "_unflushed_since",
         "clean_summary",
         "config",
@@ -148,8 +147,7 @@ class LogUpkeep:
         self._checkpointed_bytes = -unchecked_bytes
         self._must_checkpoint = False
         self._snapshot_offsets = list(snapshot_offsets)
-        self._doomed_files: list[tuple[int, str]] = []
-        self._undead_files: list[str] = []  # could not be unlinked; filled by jobs
+        self._doomed = DoomedFiles()
         self._stray_bases: list[int] = []  # of files made by appends that failed
 
     def __repr__(self) -> str:
@@ -188,6 +186,26 @@ class LogUpkeep:
     def size_bytes(self) -> int:
         """Bytes of all segments."""
         return self._row.size_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all segments, and of deleted ones whose space is not given back yet."""
+        return self._row.size_bytes + self._doomed.size_bytes
+
+    @property
+    def deleted_bytes(self) -> int:
+        """Bytes of deleted segments whose space is not given back yet."""
+        return self._doomed.size_bytes
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """The segments, oldest first; to be looked at only."""
+        return self._row.all
+
+    @property
+    def sealed_count(self) -> int:
+        """How many of the segments are never written again."""
+        return len(self._row) - (self._row.active is not None)
 
     @property
     def segment_count(self) -> int:
@@ -330,98 +348,6 @@ class LogUpkeep:
             kept.append(plan.state.end.offset)
         self._snapshot_offsets = kept
 
-    # Retention.
-
-    def advance_start_offset(self, offset: int) -> None:
-        """Stop serving everything below `offset` (DeleteRecords); never goes back.
-
-        Durable with the next checkpoint, which is due from now on. The space is given back by
-        retention.
-        """
-        assert offset <= self.log_end_offset
-        if offset > self._log_start_offset:
-            self._log_start_offset = offset
-            self.epochs.truncate_from_start(offset)
-            self._must_checkpoint = True
-
-    def plan_deletion(self, now_ms: int, *, upper_offset: int | None = None) -> DeletionPlan | None:
-        """Decide what retention takes away now; also forgets producers that have expired.
-
-        Args:
-            now_ms: wall clock.
-            upper_offset: the high watermark if it is not the log end offset.
-
-        Returns:
-            What to give to `delete_segments_job`, None if there is nothing to do. No append may be
-            planned before that has been published or has failed.
-        """
-        self.producers.expire(now_ms)
-        if self._is_broken or self._is_closed or self._appending is not None:
-            return None
-        segments = self._row.all
-        count = segments_to_delete(
-            [
-                RetainedSegment(s.end_offset, s.size_bytes, s.max_timestamp, s.modified_ms)
-                for s in segments
-            ],
-            retention_ms=self.config.retention_ms,
-            retention_bytes=self.config.retention_bytes,
-            log_start_offset=self._log_start_offset,
-            upper_offset=self.log_end_offset if upper_offset is None else upper_offset,
-            now_ms=now_ms,
-        )
-        if not count:
-            return None
-        created = Segment(self.log_end_offset, now_ms) if count == len(segments) else None
-        start_offset = max(self._log_start_offset, segments[count - 1].end_offset)
-        doomed = [segment.base_offset for segment in segments[:count]]
-        return DeletionPlan(
-            self._plan_checkpoint(self._plan_flush(), start_offset, count, created),
-            doomed,
-            created,
-            [],
-        )
-
-    def delete_segments_job(self, plan: DeletionPlan) -> Job[DeletionPlan]:
-        """Take segments out of the log on disk; on success call `publish_deletion`.
-
-        Their files stay under another name until `unlink_deleted_job`.
-
-        Raises:
-            SyncFailed: as for `flush_job`.
-            AppendFailed, OSError: it could not be written down; all segments are still there.
-        """
-        return noting_failed_sync(self._files, maintenance.delete_segments_job(plan))
-
-    def publish_deletion(self, plan: DeletionPlan, now_ms: int) -> None:
-        """Take the segments out of the log; its start offset moves up."""
-        for segment in self._row.remove_oldest(len(plan.base_offsets)):
-            self._cache.forget(segment)
-        if plan.created is not None:
-            plan.created.index = SegmentIndex()
-            self._row.add(plan.created)
-            self._cache.count_index(plan.created)
-        self._doomed_files += [(now_ms, path) for path in plan.deleted_paths]
-        self._log_start_offset = max(self._log_start_offset, plan.checkpoint.state.log_start_offset)
-        self.epochs.truncate_from_start(self._log_start_offset)
-        self.mark_checkpointed(plan.checkpoint)
-
-    def unlink_deleted_job(self, now_ms: int) -> Job[int] | None:
-        """Give back the space of segments deleted longer than `file.delete.delay.ms` ago.
-
-        Returns:
-            A job that returns how many files it removed, None if none is old enough. What it
-            cannot remove is left for the next time.
-        """
-        latest_ms = now_ms - self.config.file_delete_delay_ms
-        doomed = {path for deleted_ms, path in self._doomed_files if deleted_ms <= latest_ms}
-        while self._undead_files:
-            doomed.add(self._undead_files.pop())
-        if not doomed:
-            return None
-        self._doomed_files = [entry for entry in self._doomed_files if entry[1] not in doomed]
-        return maintenance.unlink_job(self._files, sorted(doomed), self._undead_files)
-
     # After a failed fsync.
 
     def seal_at_durable_job(self) -> Job[None]:
@@ -513,7 +439,7 @@ class LogUpkeep:
         closing = self._close(
             checkpoint if must_checkpoint else None,
             flush,
-            [*(path for _, path in self._doomed_files), *self._undead_files],
+            self._doomed.paths,
             LogSummary(state.end.offset, summary_state),
         )
         return noting_failed_sync(self._files, closing)

@@ -1,0 +1,63 @@
+"""Files of deleted segments, until their space is given back.
+
+Owned by a `Log`, changed on the event loop, except that jobs add what they could not remove.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: What could not be removed is tried again after this long.
+RETRY_MS = 30_000
+
+
+class _Doomed(NamedTuple):
+    deleted_ms: int
+    paths: Sequence[str]
+    size_bytes: int
+
+
+class DoomedFiles:
+    """Segments that were deleted and still take room on the disk.
+
+    Attributes:
+        size_bytes: of those segments.
+        stubborn: paths that could not be removed; filled by jobs.
+    """
+
+    __slots__ = ("_waiting", "size_bytes", "stubborn")
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self.stubborn: list[str] = []
+        self._waiting: list[_Doomed] = []
+
+    def add(self, deleted_ms: int, paths: Sequence[str], size_bytes: int) -> None:
+        """Take in what one deletion left behind."""
+        self._waiting.append(_Doomed(deleted_ms, paths, size_bytes))
+        self.size_bytes += size_bytes
+
+    @property
+    def paths(self) -> list[str]:
+        """All that is still to be removed."""
+        return [path for doomed in self._waiting for path in doomed.paths] + self.stubborn
+
+    def due_ms(self, delay_ms: int, now_ms: int) -> int | None:
+        """Return when something is to be removed next, None if there is nothing."""
+        dues = [doomed.deleted_ms + delay_ms for doomed in self._waiting]
+        if self.stubborn:
+            dues.append(now_ms + RETRY_MS)
+        return min(dues, default=None)
+
+    def take(self, latest_ms: int) -> list[str]:
+        """Take out what was deleted at `latest_ms` or before, and what was tried before."""
+        taken = [doomed for doomed in self._waiting if doomed.deleted_ms <= latest_ms]
+        self._waiting = [doomed for doomed in self._waiting if doomed.deleted_ms > latest_ms]
+        self.size_bytes -= sum(doomed.size_bytes for doomed in taken)
+        found = {path for doomed in taken for path in doomed.paths}
+        while self.stubborn:
+            found.add(self.stubborn.pop())
+        return sorted(found)
