@@ -195,6 +195,12 @@ class LimitsConfig:
 
     partitions_max: int = _bounded(10_000, 1, 1_000_000, help="partitions on this broker")
     partitions_per_topic_max: int = _bounded(1_000, 1, 100_000, help="partitions of one topic")
+    topic_mutations_per_second: float = _bounded(
+        50, 0, 1e6, help="topics that clients create, grow or delete; 0: no limit"
+    )
+    topic_mutations_burst: int = _bounded(
+        500, 1, 1_000_000, help="as many of them at once, if there were none for a while"
+    )
     producer_ids_per_partition_max: int = _bounded(
         10_000, 5, 10_000_000, help="idempotent producers remembered per partition"
     )

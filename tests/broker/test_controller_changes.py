@@ -73,6 +73,7 @@ async def test_a_deletion_waits_for_everything_that_is_being_started():
             reconciler.start_gate.set()
         assert reconciler.events[-1] == "stopped orders"
         assert not reconciler.running
+        await wait_all_tasks_blocked()
         assert not controller.work_under_way()
 
 

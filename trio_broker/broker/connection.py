@@ -177,6 +177,8 @@ class Connection:
                 handled_bytes += count
                 while (frame := splitter.next_frame()) is not None:
                     await self._handle(frame)
+                    if self.session.muted_until:
+                        await self._stay_muted()
                     if self._is_draining():
                         return
                 if splitter.partial_since is None:
@@ -212,6 +214,14 @@ class Connection:
         self._receiving = False
         splitter.received(count, trio.current_time())
         return count
+
+    async def _stay_muted(self) -> None:
+        """Read nothing for as long as the client was told to wait; a drain ends that."""
+        until, self.session.muted_until = self.session.muted_until, 0.0
+        self._state.flusher.flush()
+        self._receiving = True
+        await trio.sleep_until(until)
+        self._receiving = False
 
     async def _handle(self, frame: memoryview) -> None:
         header = decode_request_header(frame)

@@ -14,8 +14,11 @@ import trio
 
 from trio_broker.broker.supervise import Backoff
 from trio_broker.errors import ErrorCode
+from trio_broker.replication.leader_epochs import EpochEnd
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.shard import Shard
     from trio_broker.broker.topics import RoutedTopic
@@ -73,6 +76,8 @@ class Replica:
         refusal: the code requests get while it is not online.
         after_failed_sync: the log last open was broken, so its pages in the cache may lie.
         cause: why it is offline, for the error message of refused requests.
+        when_refusing: called when it goes offline or closes, after its queued batches are refused;
+            must not raise and must not block.
     """
 
     __slots__ = (
@@ -90,6 +95,7 @@ class Replica:
         "topic",
         "topic_partition",
         "waiters",
+        "when_refusing",
     )
 
     def __init__(
@@ -113,6 +119,7 @@ class Replica:
         self.after_failed_sync = False
         self.scope = trio.CancelScope()
         self.waiters: dict[FetchWaiter, None] = {}
+        self.when_refusing: Callable[[], None] | None = None
         self._ended = trio.Event()
 
     def __repr__(self) -> str:
@@ -171,6 +178,21 @@ class Replica:
             return ErrorCode.FENCED_LEADER_EPOCH
         return ErrorCode.UNKNOWN_LEADER_EPOCH
 
+    def epoch_end(self, epoch: int) -> EpochEnd:
+        """Find where the largest leader epoch not above `epoch` ended; only while online.
+
+        Epochs in which nothing was written are in no log. They begin and end where the last one
+        with records ends, as in Apache Kafka, which notes an epoch when its leader begins.
+        """
+        log = self.log
+        end_offset = log.log_end_offset
+        if epoch == self.leader_epoch:
+            return EpochEnd(epoch, end_offset)
+        latest = log.epochs.latest
+        if 0 <= epoch < self.leader_epoch and (latest is None or latest.epoch < epoch):
+            return EpochEnd(epoch if latest is None else latest.epoch, end_offset)
+        return log.epochs.end_offset_for(epoch, end_offset)
+
     def append(self, slot: AppendSlot) -> None:
         """Queue a batch for the shard's writer; never blocks, never raises.
 
@@ -218,14 +240,19 @@ class Replica:
             self.state = ReplicaState.OFFLINE
             self.cause = cause
             self.shard.refuse_queued(self, ErrorCode.KAFKA_STORAGE_ERROR, cause)
-            self.wake_waiters()
+            self._tell_refusing()
 
     def close_intake(self, code: ErrorCode) -> None:
         """Refuse everything from now on with `code`, queued batches and parked fetches included."""
         self.state = ReplicaState.CLOSING
         self.closed_code = code
         self.shard.refuse_queued(self, code, None)
+        self._tell_refusing()
+
+    def _tell_refusing(self) -> None:
         self.wake_waiters()
+        if self.when_refusing is not None:
+            self.when_refusing()
 
     async def live(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Be the replica's task: lasts until its scope is cancelled, and leaves nothing waiting."""

@@ -17,7 +17,7 @@ still the one expected, so that the batches sent behind it cannot overtake it.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from trio_broker.errors import ErrorCode
 from trio_broker.records.batch import (
@@ -26,6 +26,9 @@ from trio_broker.records.batch import (
     SEQUENCE_MASK,
     BatchHeader,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Batches remembered per producer: clients keep at most this many requests in flight.
 CACHED_BATCHES_MAX = 5
@@ -104,6 +107,11 @@ class ProducerEntry:
         self.next_sequence = next_sequence
         self.last_update_ms = last_update_ms
         self.batches: list[CachedBatch] = []
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the newest record in the log, -1 if none of this epoch is known."""
+        return self.batches[-1].last_sequence if self.batches else -1
 
     def copy(self) -> ProducerEntry:
         """Return an entry that can change without changing this one."""
@@ -196,6 +204,10 @@ class ProducerStateTable:
 
     def __repr__(self) -> str:
         return f"<ProducerStateTable {len(self._entries)} of {self._producer_ids_max} producers>"
+
+    def items(self) -> Iterable[tuple[int, ProducerEntry]]:
+        """Return every producer id with what is known of it; not to be changed."""
+        return self._entries.items()
 
     def get(self, producer_id: int) -> ProducerEntry | None:
         """Return what is known of a producer; not to be changed."""

@@ -1,20 +1,20 @@
 """CreateTopics (key 19), versions 2 to 7. Answered when the replicas of the new topics run.
 
-If that takes longer than the client waits it is told REQUEST_TIMED_OUT; a creation that has begun
-goes on. From version 5 on the answer tells the configuration of the topic (KIP-525), always as an
-array: Java's Admin client fails on null.
+What takes longer than the request's timeout is answered with REQUEST_TIMED_OUT, and goes on. From
+version 5 on the answer tells the configuration of the topic (KIP-525), always as an array: Java's
+Admin client fails on null.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
+from trio_broker.broker.handlers import mutations
 from trio_broker.broker.handlers.topic_configs import describe_topic_configs
-from trio_broker.errors import ErrorCode
 from trio_broker.metadata.decisions import CreateTopicResult, NewTopic
+from trio_broker.names import TopicName
 from trio_broker.wire.messages.create_topics import (
+    CreatableTopic,
     CreatableTopicConfigs,
     CreatableTopicResult,
     CreateTopicsRequest,
@@ -25,41 +25,44 @@ if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
 
-#: A change has at least this long to begin, also for clients that ask for no timeout.
-TIMEOUT_MS_MIN = 1000
+#: First version whose clients know what to do about a quota.
+_QUOTA_VERSION = 6
 
 
 async def handle(
     state: BrokerState, session: Session, version: int, request: CreateTopicsRequest
 ) -> CreateTopicsResponse:
     """Create topics, or only say whether they could be created."""
-    del session, version
-    wanted = [
-        NewTopic(
-            name=topic.name,
-            partitions=topic.num_partitions,
-            replication_factor=topic.replication_factor,
-            assignments=[
-                (assignment.partition_index, tuple(assignment.broker_ids))
-                for assignment in topic.assignments
-            ],
-            configs=[(config.name, config.value) for config in topic.configs],
-        )
-        for topic in request.topics
-    ]
-    results: list[CreateTopicResult] = []
-    with trio.move_on_after(max(request.timeout_ms, TIMEOUT_MS_MIN) / 1000):
-        results = await state.controller.create_topics(wanted, validate_only=request.validate_only)
-    if not results:
-        results = [_timed_out(name) for name in dict.fromkeys(topic.name for topic in wanted)]
-    return CreateTopicsResponse(topics=[_describe(state, result) for result in results])
+    known = state.controller.image.topics_by_name
+    names = dict.fromkeys(topic.name for topic in request.topics)
+    payment = mutations.pay_for_mutations(
+        state,
+        session,
+        [name for name in names if TopicName(name) not in known and not request.validate_only],
+        strict=version >= _QUOTA_VERSION,
+    )
+    results = await state.controller.create_topics(
+        [_wanted(topic) for topic in request.topics if topic.name not in payment.refused],
+        validate_only=request.validate_only,
+        timeout_seconds=mutations.timeout_seconds(request.timeout_ms),
+    )
+    results += [CreateTopicResult(name=name).failed(*mutations.REFUSAL) for name in payment.refused]
+    return CreateTopicsResponse(
+        throttle_time_ms=payment.throttle_time_ms,
+        topics=[_describe(state, result) for result in results],
+    )
 
 
-def _timed_out(name: str) -> CreateTopicResult:
-    return CreateTopicResult(
-        name=name,
-        code=ErrorCode.REQUEST_TIMED_OUT,
-        message="The topic was not created in time; it may be yet.",
+def _wanted(topic: CreatableTopic) -> NewTopic:
+    return NewTopic(
+        name=topic.name,
+        partitions=topic.num_partitions,
+        replication_factor=topic.replication_factor,
+        assignments=[
+            (assignment.partition_index, tuple(assignment.broker_ids))
+            for assignment in topic.assignments
+        ],
+        configs=[(config.name, config.value) for config in topic.configs],
     )
 
 

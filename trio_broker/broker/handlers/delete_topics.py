@@ -1,16 +1,13 @@
 """DeleteTopics (key 20), versions 1 to 6. Answered when no task and no open file is left.
 
-If that takes longer than the client waits it is told REQUEST_TIMED_OUT; a deletion that has begun
-goes on.
+What takes longer than the request's timeout is answered with REQUEST_TIMED_OUT, and goes on.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
-from trio_broker.broker.handlers.create_topics import TIMEOUT_MS_MIN
+from trio_broker.broker.handlers import mutations
 from trio_broker.errors import ErrorCode
 from trio_broker.metadata.decisions import DeleteTopicResult, TopicReference
 from trio_broker.names import ZERO_TOPIC_ID, TopicName
@@ -21,9 +18,13 @@ from trio_broker.wire.messages.delete_topics import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
 
+#: First version whose clients know what to do about a quota.
+_QUOTA_VERSION = 5
 #: From this version on topics are named by name or by id.
 _TOPIC_ID_VERSION = 6
 
@@ -32,7 +33,6 @@ async def handle(
     state: BrokerState, session: Session, version: int, request: DeleteTopicsRequest
 ) -> DeleteTopicsResponse:
     """Delete topics by name or, from version 6 on, by id."""
-    del session
     if version >= _TOPIC_ID_VERSION:
         references = [
             TopicReference(
@@ -43,15 +43,20 @@ async def handle(
         ]
     else:
         references = [TopicReference(name=name) for name in request.topic_names]
-    results: list[DeleteTopicResult] = []
-    with trio.move_on_after(max(request.timeout_ms, TIMEOUT_MS_MIN) / 1000):
-        results = await state.controller.delete_topics(references)
-        gone = [TopicName(result.name) for result in results if result.name and not result.code]
-        if gone:
-            await state.coordinator.forget_topics(gone)
-    if not results:
-        results = [_timed_out(reference) for reference in references]
+    payment = mutations.pay_for_mutations(
+        state, session, _existing(state, references), strict=version >= _QUOTA_VERSION
+    )
+    refused = [one for one in references if _name(state, one) in payment.refused]
+    results = await state.controller.delete_topics(
+        [one for one in references if one not in refused],
+        timeout_seconds=mutations.timeout_seconds(request.timeout_ms),
+    )
+    await _forget_offsets(state, results)
+    results += [
+        DeleteTopicResult(name=_name(state, one)).failed(*mutations.REFUSAL) for one in refused
+    ]
     return DeleteTopicsResponse(
+        throttle_time_ms=payment.throttle_time_ms,
         responses=[
             DeletableTopicResult(
                 name=result.name,
@@ -60,14 +65,33 @@ async def handle(
                 error_message=result.message,
             )
             for result in results
-        ]
+        ],
     )
 
 
-def _timed_out(reference: TopicReference) -> DeleteTopicResult:
-    return DeleteTopicResult(
-        name=reference.name,
-        topic_id=reference.topic_id or ZERO_TOPIC_ID,
-        code=ErrorCode.REQUEST_TIMED_OUT,
-        message="The topic was not deleted in time; it may be yet.",
-    )
+def _name(state: BrokerState, reference: TopicReference) -> str | None:
+    """Return the name of the topic that is meant, None if there is none of that id."""
+    if reference.topic_id is None:
+        return reference.name
+    topic = state.controller.image.topics_by_id.get(reference.topic_id)
+    return None if topic is None else topic.name
+
+
+def _existing(state: BrokerState, references: Sequence[TopicReference]) -> list[str]:
+    known = state.controller.image.topics_by_name
+    names = dict.fromkeys(_name(state, reference) for reference in references)
+    return [name for name in names if name is not None and TopicName(name) in known]
+
+
+async def _forget_offsets(state: BrokerState, results: Sequence[DeleteTopicResult]) -> None:
+    """Forget what was committed for topics that are gone, even if their replicas are not yet."""
+    known = state.controller.image.topics_by_name
+    gone = [
+        TopicName(result.name)
+        for result in results
+        if result.name is not None
+        and result.code in {ErrorCode.NONE, ErrorCode.REQUEST_TIMED_OUT}
+        and TopicName(result.name) not in known
+    ]
+    if gone:
+        await state.coordinator.forget_topics(gone)

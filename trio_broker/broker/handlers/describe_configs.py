@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.handlers.resources import ResourceType, broker_fault
 from trio_broker.broker.handlers.topic_configs import (
     ConfigEntry,
     describe_broker_configs,
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
 
-# org.apache.kafka.common.config.ConfigResource.Type, as numbers of the protocol.
-_TOPIC = 2
-_BROKER = 4
-
 
 async def handle(
     state: BrokerState, session: Session, version: int, request: DescribeConfigsRequest
@@ -46,9 +43,9 @@ def _describe(
     state: BrokerState, resource: DescribeConfigsResource, request: DescribeConfigsRequest
 ) -> DescribeConfigsResult:
     code, message, entries = _entries(state, resource)
-    wanted = resource.configuration_keys
-    if wanted is not None:
-        entries = [entry for entry in entries if entry.name in set(wanted)]
+    if resource.configuration_keys:  # null and empty: all of them
+        wanted = set(resource.configuration_keys)
+        entries = [entry for entry in entries if entry.name in wanted]
     return DescribeConfigsResult(
         error_code=code,
         error_message=message,
@@ -62,23 +59,24 @@ def _entries(
     state: BrokerState, resource: DescribeConfigsResource
 ) -> tuple[ErrorCode, str | None, list[ConfigEntry]]:
     name = resource.resource_name
-    if resource.resource_type == _TOPIC:
+    if resource.resource_type == ResourceType.TOPIC:
         fault = topic_name_fault(name)
         if fault is not None:
             return ErrorCode.INVALID_TOPIC_EXCEPTION, fault, []
         topic = state.controller.image.topics_by_name.get(TopicName(name))
         if topic is None:
-            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {name!r}", []
+            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {name[:249]!r}", []
         return (
             ErrorCode.NONE,
             None,
             describe_topic_configs(state.config, topic.config, topic.configs),
         )
-    if resource.resource_type == _BROKER:
+    if resource.resource_type == ResourceType.BROKER:
         if name == "":
             return ErrorCode.NONE, None, []  # the cluster-wide dynamic defaults: there are none
-        if name != str(state.config.node_id):
-            return ErrorCode.INVALID_REQUEST, f"this is broker {state.config.node_id}", []
+        fault = broker_fault(state, name)
+        if fault is not None:
+            return ErrorCode.INVALID_REQUEST, fault, []
         return ErrorCode.NONE, None, describe_broker_configs(state.config)
     return (
         ErrorCode.INVALID_REQUEST,

@@ -21,6 +21,10 @@ async def handle(
     """Note that a member is alive."""
     del session, version
     machine = await state.coordinator.machine_for(request.group_id)
+    if machine is ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
+        # As in Apache Kafka: it cannot be judged now, clients do not expect that code here, and
+        # sessions start anew once the groups are loaded.
+        return HeartbeatResponse(error_code=ErrorCode.NONE)
     if isinstance(machine, ErrorCode):
         return HeartbeatResponse(error_code=machine)
     now = Now(state.host.wall.now_ms(), int(trio.current_time() * 1000))

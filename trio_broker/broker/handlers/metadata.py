@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.handlers.mutations import Payment, pay_for_mutations
 from trio_broker.broker.handlers.topology import (
     CLUSTER_OPERATIONS,
     NO_OPERATIONS,
     TOPIC_OPERATIONS,
     broker_address,
+    is_online,
 )
 from trio_broker.errors import ErrorCode
 from trio_broker.metadata.decisions import NewTopic
@@ -30,7 +32,7 @@ from trio_broker.wire.messages.metadata import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
@@ -46,6 +48,7 @@ async def handle(
     """Describe the cluster and the topics asked for, creating those that may be created."""
     await trio.lowlevel.checkpoint()
     wanted = request.topics
+    throttle_time_ms = 0
     if wanted is None or (version == 0 and not wanted):
         image = state.controller.image
         topics = [
@@ -56,10 +59,12 @@ async def handle(
     ):
         topics = [_refused(one) for one in wanted]
     else:
-        await _create_missing(state, wanted, request)
-        topics = [_find(state, one, request) for one in wanted]
+        payment = await _create_missing(state, session, wanted, request)
+        throttle_time_ms = payment.throttle_time_ms
+        topics = [_find(state, one, request, payment.refused) for one in wanted]
     node_id, host, port = broker_address(state, session)
     return MetadataResponse(
+        throttle_time_ms=throttle_time_ms,
         brokers=[MetadataResponseBroker(node_id=node_id, host=host, port=port)],
         cluster_id=state.controller.image.cluster_id,
         controller_id=node_id,
@@ -71,20 +76,28 @@ async def handle(
 
 
 async def _create_missing(
-    state: BrokerState, wanted: Sequence[MetadataRequestTopic], request: MetadataRequest
-) -> None:
+    state: BrokerState,
+    session: Session,
+    wanted: Sequence[MetadataRequestTopic],
+    request: MetadataRequest,
+) -> Payment:
     if not (request.allow_auto_topic_creation and state.config.auto_create_topics):
-        return
+        return Payment((), 0)
     image = state.controller.image
     missing = [
-        NewTopic(name=name)
+        name
         for name in dict.fromkeys(one.name for one in wanted if one.name is not None)
         if TopicName(name) not in image.topics_by_name
         and name not in INTERNAL_TOPIC_NAMES
         and topic_name_fault(name) is None
     ]
-    if missing and not state.draining:
-        await state.controller.create_topics(missing)
+    if not missing or state.draining:
+        return Payment((), 0)
+    payment = pay_for_mutations(state, session, missing, strict=True)
+    granted = [NewTopic(name=name) for name in missing if name not in payment.refused]
+    if granted:
+        await state.controller.create_topics(granted)
+    return payment
 
 
 def _refused(wanted: MetadataRequestTopic) -> MetadataResponseTopic:
@@ -97,7 +110,10 @@ def _refused(wanted: MetadataRequestTopic) -> MetadataResponseTopic:
 
 
 def _find(
-    state: BrokerState, wanted: MetadataRequestTopic, request: MetadataRequest
+    state: BrokerState,
+    wanted: MetadataRequestTopic,
+    request: MetadataRequest,
+    refused: Collection[str],
 ) -> MetadataResponseTopic:
     image = state.controller.image
     if wanted.name is None:
@@ -112,6 +128,8 @@ def _find(
         )
     if topic is not None:
         return _describe(state, topic, request)
+    if wanted.name in refused:
+        code = ErrorCode.LEADER_NOT_AVAILABLE  # clients ask again; there is no code for a quota
     topic_id = wanted.topic_id if wanted.name is None else ZERO_TOPIC_ID
     return MetadataResponseTopic(
         error_code=code, name=wanted.name, topic_id=topic_id, partitions=()
@@ -134,9 +152,7 @@ def _describe(
 
 
 def _describe_partition(state: BrokerState, partition: PartitionState) -> MetadataResponsePartition:
-    routed = state.router.by_id.get(partition.topic_id)
-    replica = routed.replica(partition.partition) if routed is not None else None
-    online = replica is not None and not replica.refusal
+    online = is_online(state, partition)
     return MetadataResponsePartition(
         error_code=ErrorCode.NONE if online else ErrorCode.LEADER_NOT_AVAILABLE,
         partition_index=partition.partition,

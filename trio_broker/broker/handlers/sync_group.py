@@ -32,6 +32,10 @@ async def handle(
     )
     if isinstance(reply, ErrorCode):
         reply = SyncReply(reply)
+    if reply.code is ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
+        # Clients do not expect that code here; the rebalance is lost with the state, so as in
+        # Apache Kafka the member is to join again.
+        reply = SyncReply(ErrorCode.REBALANCE_IN_PROGRESS)
     return SyncGroupResponse(
         error_code=reply.code,
         protocol_type=reply.protocol_type,

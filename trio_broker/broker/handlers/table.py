@@ -12,24 +12,33 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trio_broker.broker.handlers import (
+    alter_configs,
     api_versions,
+    create_partitions,
     create_topics,
     delete_groups,
+    delete_records,
     delete_topics,
     describe_cluster,
     describe_configs,
     describe_groups,
+    describe_log_dirs,
+    describe_producers,
+    describe_topic_partitions,
     find_coordinator,
     heartbeat,
+    incremental_alter_configs,
     init_producer_id,
     join_group,
     leave_group,
+    list_config_resources,
     list_groups,
     list_offsets,
     metadata,
     offset_commit,
     offset_delete,
     offset_fetch,
+    offset_for_leader_epoch,
     sync_group,
 )
 from trio_broker.broker.handlers.fetch import answer_fetch
@@ -74,6 +83,15 @@ SERVED: Mapping[int, ServedApi] = MappingProxyType(
             _served(ApiKey.DELETE_GROUPS, delete_groups.handle),
             _served(ApiKey.OFFSET_DELETE, offset_delete.handle),
             _served(ApiKey.DESCRIBE_CLUSTER, describe_cluster.handle),
+            _served(ApiKey.DELETE_RECORDS, delete_records.handle),
+            _served(ApiKey.OFFSET_FOR_LEADER_EPOCH, offset_for_leader_epoch.handle),
+            _served(ApiKey.ALTER_CONFIGS, alter_configs.handle),
+            _served(ApiKey.DESCRIBE_LOG_DIRS, describe_log_dirs.handle),
+            _served(ApiKey.CREATE_PARTITIONS, create_partitions.handle),
+            _served(ApiKey.INCREMENTAL_ALTER_CONFIGS, incremental_alter_configs.handle),
+            _served(ApiKey.DESCRIBE_PRODUCERS, describe_producers.handle),
+            _served(ApiKey.LIST_CONFIG_RESOURCES, list_config_resources.handle),
+            _served(ApiKey.DESCRIBE_TOPIC_PARTITIONS, describe_topic_partitions.handle),
         ]
     )
 )

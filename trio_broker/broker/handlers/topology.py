@@ -1,4 +1,4 @@
-"""What Metadata and DescribeCluster tell about brokers, and the operations that are allowed."""
+"""What clients are told about brokers, partitions that serve, and operations that are allowed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
+    from trio_broker.metadata.image import PartitionState
 
 #: Not asked for, or not told.
 NO_OPERATIONS = -(2**31)
@@ -23,3 +24,10 @@ def broker_address(state: BrokerState, session: Session) -> tuple[int, str, int]
     """Return this broker's id and the host and port that this client is to use."""
     host, port = state.advertised(session)
     return state.config.node_id, host, port
+
+
+def is_online(state: BrokerState, partition: PartitionState) -> bool:
+    """Say whether this broker's replica of a partition serves."""
+    routed = state.router.by_id.get(partition.topic_id)
+    replica = routed.replica(partition.partition) if routed is not None else None
+    return replica is not None and not replica.refusal
