@@ -21,6 +21,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Helpers that assert, before any test module imports them.
+pytest.register_assert_rewrite("tests.broker.harness", "tests.group.harness")
+
 SEED = pytest.StashKey[int]()
 
 # Shared machines pause for longer than Hypothesis' default deadline of 200 ms.

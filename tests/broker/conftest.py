@@ -9,8 +9,6 @@ import pytest
 from trio_broker import BrokerConfig
 from trio_broker.config import TopicConfig
 
-pytest.register_assert_rewrite("tests.broker.harness")
-
 if TYPE_CHECKING:
     from pathlib import Path
 

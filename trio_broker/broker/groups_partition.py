@@ -26,23 +26,13 @@ if TYPE_CHECKING:
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
     from trio_broker.group.decision import CoordinatorRecord
+    from trio_broker.storage.log import Log
 
 logger = logging.getLogger("trio_broker.groups")
 
 _LOAD_BYTES = 1024 * 1024
 _BATCH_BYTES_MAX = 64 * 1024 * 1024
 _SNAPSHOT_RECORDS_PER_BATCH = 500
-
-#: What a client is told when the append to ``__consumer_offsets`` fails, as Kafka translates it.
-_TRANSLATED = {
-    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: ErrorCode.COORDINATOR_NOT_AVAILABLE,
-    ErrorCode.NOT_ENOUGH_REPLICAS: ErrorCode.COORDINATOR_NOT_AVAILABLE,
-    ErrorCode.LEADER_NOT_AVAILABLE: ErrorCode.COORDINATOR_NOT_AVAILABLE,
-    ErrorCode.NOT_LEADER_OR_FOLLOWER: ErrorCode.NOT_COORDINATOR,
-    ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
-    ErrorCode.MESSAGE_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
-    ErrorCode.RECORD_LIST_TOO_LARGE: ErrorCode.INVALID_COMMIT_OFFSET_SIZE,
-}
 
 
 class _Token:
@@ -66,16 +56,17 @@ class _Token:
 class _Append(AwaitedAppend):
     """The records of a decision on their way into the log."""
 
-    __slots__ = ("_decision", "_partition")
+    __slots__ = ("_decision", "_machine", "_partition")
 
     def __init__(self, partition: GroupsPartition, decision: GroupDecision | None) -> None:
         super().__init__()
         self._partition = partition
+        self._machine = partition.machine
         self._decision = decision
 
     def slot_resolved(self) -> None:
         """Tell the machine, in the order of the log."""
-        self._partition.append_ended(self._decision, self.slots[0])
+        self._partition.append_ended(self._machine, self._decision, self.slots[0])
         super().slot_resolved()
 
 
@@ -84,7 +75,7 @@ class GroupsPartition:
 
     Attributes:
         replica: None if its log dir is not configured any more.
-        machine: its groups, once it is loaded.
+        machine: its groups, once it is loaded; a new one whenever the log was lost.
         is_loaded: before, nobody knows what was committed, which is not the same as nothing.
         wake_at_ms: when the machine wants to be asked what has expired, on the clock of `now`.
         appends_under_way: batches whose fate the machine does not know yet.
@@ -101,6 +92,8 @@ class GroupsPartition:
         self._woken = woken
         self._loading = trio.Lock()
         self.machine = self._empty_machine()
+        if replica is not None:
+            replica.when_refusing = self._log_lost
 
     def __repr__(self) -> str:
         return f"<GroupsPartition {self.replica!r} {self.machine!r}>"
@@ -125,15 +118,18 @@ class GroupsPartition:
 
     def carry_out(self, decision: GroupDecision) -> None:
         """Send the answers of a decision, queue its records, and see that it is woken in time."""
+        self._answer(decision)
+        self.wake_at_ms = decision.wake_at_ms
+        self._woken()
+        if decision.records:
+            self._begin_append(decision.records, decision)
+
+    def _answer(self, decision: GroupDecision) -> None:
         for token, response in decision.replies:
             assert isinstance(token, _Token)
             token.answer(response)
         for group_id, text in decision.notes:
             logger.info("group %s: %s", group_id, text)
-        self.wake_at_ms = decision.wake_at_ms
-        self._woken()
-        if decision.records:
-            self._begin_append(decision.records, decision)
 
     def let_expire(self) -> None:
         """Let pass what is due now."""
@@ -157,16 +153,37 @@ class GroupsPartition:
         append.submit(self.replica, batch, read_header(batch))
         return append
 
-    def append_ended(self, decision: GroupDecision | None, slot: AppendSlot) -> None:
-        """Let the machine know whether the records of a decision are durable."""
+    def append_ended(
+        self, machine: GroupMachine, decision: GroupDecision | None, slot: AppendSlot
+    ) -> None:
+        """Let the machine that decided know whether the records of its decision are durable."""
         self.appends_under_way -= 1
         if decision is None:
             return
         if slot.code is ErrorCode.NONE:
-            self.carry_out(self.machine.stored(decision, self.now()))
+            following = machine.stored(decision, self.now())
         else:
-            code = _TRANSLATED.get(slot.code, slot.code)
-            self.carry_out(self.machine.not_stored(decision, code, self.now()))
+            following = machine.not_stored(decision, slot.code, self.now())
+        if machine is self.machine and self.is_loaded:
+            self.carry_out(following)
+            return
+        self._answer(following)  # of a machine that was given up
+        while following.records:
+            code = ErrorCode.NOT_COORDINATOR
+            following = machine.not_stored(following, code, self.now())
+            self._answer(following)
+
+    def _log_lost(self) -> None:
+        """The log takes no records for now: send everybody away until it has been read again.
+
+        What it will say then may differ from what the machine believes, since a batch that was
+        refused can be there all the same.
+        """
+        if self.is_loaded:
+            self.is_loaded = False
+            self._answer(self.machine.close(self.now()))
+            self.wake_at_ms = None
+            self._woken()
 
     # Its log.
 
@@ -179,19 +196,20 @@ class GroupsPartition:
 
     async def _load_alone(self) -> None:
         replica = self.replica
-        if self.is_loaded or replica is None or replica.refusal:
+        if self.is_loaded or replica is None or replica.refusal or self.appends_under_way:
             return
         self.machine = self._empty_machine()
+        log = replica.log
         try:
-            await self._replay_log(replica)
+            await self._replay_log(replica, log)
         except (StorageError, OSError) as error:
             logger.error("%r: groups cannot be read now: %s", replica, error)
-        else:
+            return
+        if not replica.refusal and replica.log is log:  # else it was lost meanwhile
             self.is_loaded = True
             self.carry_out(self.machine.loaded(self.now()))
 
-    async def _replay_log(self, replica: Replica) -> None:
-        log = replica.log
+    async def _replay_log(self, replica: Replica, log: Log) -> None:
         offset = log.log_start_offset
         while offset < log.log_end_offset:
             plan = log.locate(offset, max_bytes=_LOAD_BYTES, upper_offset=log.log_end_offset)
