@@ -100,6 +100,10 @@ class GroupCoordinator:
         wakes = [p.wake_at_ms for p in self._partitions if p.wake_at_ms is not None]
         if wakes and min(wakes) < self._sleeping_until_ms:
             self._earlier.set()
+        elif not all(partition.is_loaded for partition in self._partitions):
+            reload_ms = int((trio.current_time() + _RELOAD_SECONDS) * 1000)
+            if reload_ms < self._sleeping_until_ms:
+                self._earlier.set()
 
     def close(self) -> None:
         """Answer every request that waits, and refuse further ones: the broker is draining."""
@@ -180,6 +184,12 @@ class GroupCoordinator:
             for partition in self._partitions
             for listing in partition.machine.list_groups(states, types)
         ]
+
+    def listing_fault(self) -> ErrorCode:
+        """Return why `list_groups` may not be complete now; NONE if it is."""
+        if all(partition.is_loaded for partition in self._partitions):
+            return ErrorCode.NONE
+        return ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
 
     def describe(self, group_id: str) -> GroupDescription | None:
         """Return a group with its members, or None if there is no such group."""

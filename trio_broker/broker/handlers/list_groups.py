@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_broker.errors import ErrorCode
 from trio_broker.wire.messages.list_groups import (
     ListedGroup,
     ListGroupsRequest,
@@ -26,7 +25,7 @@ async def handle(
     await trio.lowlevel.checkpoint()
     listings = state.coordinator.list_groups(request.states_filter, request.types_filter)
     return ListGroupsResponse(
-        error_code=ErrorCode.NONE,
+        error_code=state.coordinator.listing_fault(),
         groups=[
             ListedGroup(
                 group_id=listing.group_id,
