@@ -184,6 +184,9 @@ class StorageConfig:
     ballast_bytes: int = _bounded(
         0, -1, GIB, help="room kept per log dir for when its disk is full; -1: 5 %, at most 64 MiB"
     )
+    bytes_max: int = _bounded(
+        -1, -1, INT64_MAX, help="bytes of all logs; -1: 80 % of each log dir's disk"
+    )
     open_files_max: int = _bounded(
         0, 0, 1_000_000, help="descriptors for segments; 0: half of RLIMIT_NOFILE"
     )

@@ -23,7 +23,6 @@ from tests.broker.harness import (
 )
 from tests.conftest import open_descriptors
 from trio_broker import BrokerConfig, ErrorCode
-from trio_broker.broker.housekeeping import keep_house_once
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.config import Durability, TopicConfig
 from trio_broker.group.commands import CommitOffsets
@@ -455,7 +454,7 @@ async def test_every_deleted_directory_is_removed_whoever_is_at_it(world: World)
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
                     nursery.start_soon(log_dir.unlink_deleted)
-                nursery.start_soon(keep_house_once, log_dir.shards[0])
+                nursery.start_soon(log_dir.shards[0].housekeeper.take_turn)
             await trio.sleep(60)
         assert not any(topic_id in path for topic_id in ids for path in world.fs.tree())
 

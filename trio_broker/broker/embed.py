@@ -189,9 +189,9 @@ class Broker:
         verdict = check_batch(self._state, replica.topic, memoryview(batch))
         if not isinstance(verdict, BatchHeader):
             raise RequestError(verdict.code, verdict.message)
-        refusal = replica.shard.log_dir.produce_refusal
+        refusal = replica.shard.log_dir.refusal
         if refusal is not None:
-            raise RequestError(ErrorCode.KAFKA_STORAGE_ERROR, refusal)
+            raise RequestError(*refusal)
         await replica.shard.wait_for_room()
         append = AwaitedAppend()
         slot = append.submit(replica, batch, verdict)

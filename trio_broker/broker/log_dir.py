@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.broker.disk_guard import DiskGuard
-from trio_broker.broker.housekeeping import keep_house_once
+from trio_broker.broker.paced_log import DeletionLog
 from trio_broker.broker.shard import Shard
-from trio_broker.errors import StorageError
+from trio_broker.broker.space_keeper import SpaceKeeper
+from trio_broker.errors import ErrorCode, StorageError
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskHealth, DiskState
 from trio_broker.storage.files import ReplicaFiles
@@ -59,7 +60,10 @@ class LogDir:
         directory: what is on disk.
         shards: in the order of their indexes, which metadata refers to.
         health: the state of its disk, and why.
-        produce_refusal: why clients may not write, for their error message; None if they may.
+        produce_refusal: why clients may not write to this disk, for their error message; None if
+            they may.
+        keeper: keeps the logs within their budget.
+        deletions: says what retention takes away.
         write_failures: writes that were refused by the system (full disk, EIO) and cut back.
         closed_cleanly: the clean marker has been written.
     """
@@ -79,6 +83,8 @@ class LogDir:
         self._settings = LogSettings.from_config(state.config.limits, state.config.storage)
         self._deleted = list(directory.deleted)
         self._deletion_told = trio.Event()
+        self.keeper = SpaceKeeper(self, state)
+        self.deletions = DeletionLog(logger, directory.path)
         self.shards = [
             Shard(
                 name=f"{directory.path}#{index}",
@@ -113,6 +119,15 @@ class LogDir:
     def is_failed(self) -> bool:
         """Whether nothing is written here any more."""
         return self.health.state is DiskState.FAILED
+
+    @property
+    def refusal(self) -> tuple[ErrorCode, str] | None:
+        """What clients are told who want to write; None if they may."""
+        if self.produce_refusal is not None:
+            return ErrorCode.KAFKA_STORAGE_ERROR, self.produce_refusal
+        if self.keeper.refusal is not None:
+            return ErrorCode.POLICY_VIOLATION, self.keeper.refusal
+        return None
 
     def takes_replicas(self, *, is_internal: bool) -> bool:
         """Whether new replicas may be put here now, of the broker's own topics or of others."""
@@ -151,6 +166,8 @@ class LogDir:
         if health.refuses_produce:
             self.produce_refusal = f"log dir {self.directory.path} is {health.state.value}"
             self.produce_refusal += f": {health.cause}"
+        if health.state in {DiskState.LOW, DiskState.DEGRADED}:
+            self.keeper.press()
         if health.state is DiskState.FAILED:
             for shard in self.shards:
                 for replica in list(shard.replicas.values()):
@@ -174,9 +191,6 @@ class LogDir:
         if before is DiskState.FAILED:
             for shard in self.shards:
                 await shard.bring_back()
-        if health.state in {DiskState.LOW, DiskState.DEGRADED}:
-            for shard in self.shards:
-                await keep_house_once(shard)
 
     # Opening logs: called by shards, which run the jobs on their lanes.
 
@@ -300,6 +314,7 @@ class LogDir:
 
     def stop_housekeeping(self) -> None:
         """Start nothing more that is not asked for by a client."""
+        self.keeper.stop()
         for shard in self.shards:
             shard.stop_housekeeping()
 
@@ -403,6 +418,7 @@ async def _open_log_dir(
                     await shards.start(shard.serve)
                 shards.start_soon(DiskGuard(log_dir, state.host, storage.ballast_bytes).run)
                 shards.start_soon(log_dir.unlink_when_told)
+                shards.start_soon(log_dir.keeper.run)
                 yield log_dir
                 shards.cancel_scope.cancel()
         finally:

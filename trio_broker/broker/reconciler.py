@@ -130,6 +130,7 @@ class Reconciler:
             router.add(routed)
         else:
             routed.configure(topic.config, durability)
+        routed.keep_promises(topic.configs)
         return routed
 
     def _unroute(self, partitions: Sequence[PartitionState]) -> None:

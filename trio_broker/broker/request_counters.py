@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
+from trio_broker.storage.retention import DeletionReason
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -90,16 +92,18 @@ class TopicTraffic:
         produced_records: how many records they held.
         fetched_bytes: batches sent.
         fetches: parts of Fetch responses that held any.
-        retention_deleted_bytes: given back by age, size or DeleteRecords.
+        deleted_segments: taken away by retention, by rule.
+        deleted_bytes: in them.
     """
 
     __slots__ = (
+        "deleted_bytes",
+        "deleted_segments",
         "fetched_bytes",
         "fetches",
         "produced_batches",
         "produced_bytes",
         "produced_records",
-        "retention_deleted_bytes",
     )
 
     def __init__(self) -> None:
@@ -108,7 +112,8 @@ class TopicTraffic:
         self.produced_records = 0
         self.fetched_bytes = 0
         self.fetches = 0
-        self.retention_deleted_bytes = 0
+        self.deleted_segments = dict.fromkeys(DeletionReason, 0)
+        self.deleted_bytes = dict.fromkeys(DeletionReason, 0)
 
     def __repr__(self) -> str:
         return f"<TopicTraffic in={self.produced_bytes} B out={self.fetched_bytes} B>"
@@ -123,3 +128,8 @@ class TopicTraffic:
         """Count one partition's part of a Fetch response."""
         self.fetched_bytes += size_bytes
         self.fetches += 1
+
+    def deleted(self, reason: DeletionReason, segments: int, size_bytes: int) -> None:
+        """Count what retention has taken away."""
+        self.deleted_segments[reason] += segments
+        self.deleted_bytes[reason] += size_bytes

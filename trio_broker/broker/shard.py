@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_broker.broker.housekeeping import keep_house
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.broker.shard_upkeep import ShardUpkeep
 from trio_broker.broker.supervise import Backoff
-from trio_broker.config import Durability
+from trio_broker.config import INT32_MAX, Durability
 from trio_broker.errors import (
     AppendFailed,
     CorruptLog,
@@ -114,7 +113,6 @@ class Shard(ShardUpkeep):
     ) -> None:
         super().__init__(log_dir=log_dir, lane=lane, host=host, config=config)
         self.name = name
-        self.replicas: dict[TopicPartition, Replica] = {}
         self.queued_bytes = 0
         self.summaries: dict[TopicPartition, LogSummary] = {}
         self.is_flushed = False
@@ -207,6 +205,7 @@ class Shard(ShardUpkeep):
     async def _write_forever(self) -> None:
         while True:
             await self._wait_for_work()
+            await self.log_dir.keeper.wait_for_room()
             async with self.changes:
                 if self._flush_is_due():
                     await self._flush(list(self._unflushed))
@@ -239,7 +238,7 @@ class Shard(ShardUpkeep):
     def _take(self) -> list[AppendSlot]:
         """Take what the next commit carries: all that is queued, up to its bound."""
         taken: list[AppendSlot] = []
-        room = self._config.commit_bytes_max
+        room = self.log_dir.keeper.commit_bytes_max
         queue = self._queue
         while queue and (not taken or room > 0):
             slot = queue.popleft()
@@ -281,16 +280,27 @@ class Shard(ShardUpkeep):
             assert slot.replica is not None
             by_replica.setdefault(slot.replica, []).append(slot)
         now_ms = self._host.wall.now_ms()
+        keeper = self.log_dir.keeper
         commits = []
         for replica, mine in by_replica.items():
             if replica.state is not ReplicaState.ONLINE:
                 for slot in mine:
                     slot.refuse(replica.refusal, replica.cause or None)
                 continue
+            if keeper.refusal is not None and not replica.topic.is_internal:
+                for slot in mine:  # queued before it was refused
+                    _refuse_sequence(slot, now_ms)
+                    slot.refuse(ErrorCode.POLICY_VIOLATION, keeper.refusal)
+                continue
             batches = [BatchToAppend(slot.buffer, slot.header) for slot in mine if slot.header]
             assert len(batches) == len(mine), "only checked batches are queued"
             plan = replica.log.plan_append(
-                batches, now_ms=now_ms, leader_epoch=replica.leader_epoch
+                batches,
+                now_ms=now_ms,
+                leader_epoch=replica.leader_epoch,
+                segment_bytes_max=(
+                    keeper.segment_bytes_max if replica.topic.rolls_early else INT32_MAX
+                ),
             )
             sync = replica.topic.durability is Durability.FSYNC
             commits.append(PlannedCommit(replica, mine, plan, sync=sync))
@@ -311,6 +321,8 @@ class Shard(ShardUpkeep):
         replica.topic.traffic.produced(
             plan.size_bytes, plan.batch_count, log.log_end_offset - before
         )
+        self.housekeeper.touch(replica)
+        self.log_dir.keeper.appended(plan.size_bytes)
         if log.checkpoint_due:
             self._checkpoints_due[replica] = None
         if not commit.sync and replica.topic.durability is Durability.INTERVAL:
@@ -381,6 +393,7 @@ class Shard(ShardUpkeep):
                 log.close_files()  # deleted while it was being opened
             else:
                 replica.go_online(log)
+                self.housekeeper.look_at(replica)
 
     def take_offline(self, replica: Replica, cause: str) -> None:
         """Stop serving one replica and open it again after a while."""
@@ -430,6 +443,7 @@ class Shard(ShardUpkeep):
             return
         log.apply_seal()
         replica.go_online(log)
+        self.housekeeper.look_at(replica)
         replica.wake_waiters()
 
     async def delete_replicas(self, replicas: Sequence[Replica]) -> None:
@@ -457,7 +471,7 @@ class Shard(ShardUpkeep):
         if not self._housekeeping.cancel_called:
             self._housekeeping = trio.CancelScope()  # an earlier run has used the last one up
         with self._housekeeping:
-            await keep_house(self)
+            await self.housekeeper.run()
 
     async def flush_all(self) -> None:
         """Store what is queued, take no more, and make every log durable.

@@ -6,10 +6,13 @@ changes a log holds `changes` meanwhile, as the writer does during a commit.
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.housekeeping import Housekeeper
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.config import Durability
 from trio_broker.errors import StorageError, StuckIO, SyncFailed
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.config import StorageConfig
     from trio_broker.host.interface import Host, Job, Lane
+    from trio_broker.names import TopicPartition
     from trio_broker.storage.log import Log
     from trio_broker.storage.maintenance import DeletionPlan
 
@@ -34,6 +38,8 @@ class ShardUpkeep:
         log_dir: whose shard it is.
         lane: does its disk work.
         changes: held by whoever changes a log of this shard.
+        replicas: that it serves.
+        housekeeper: knows when what is due.
     """
 
     def __init__(self, *, log_dir: LogDir, lane: Lane, host: Host, config: StorageConfig) -> None:
@@ -43,6 +49,8 @@ class ShardUpkeep:
         self._host = host
         self._config = config
         self._unflushed: dict[Replica, float] = {}
+        self.replicas: dict[TopicPartition, Replica] = {}
+        self.housekeeper = Housekeeper(self, host.wall)
 
     # Flushing: only topics in interval mode are ever in `_unflushed`.
 
@@ -106,26 +114,40 @@ class ShardUpkeep:
             return  # it takes over the configuration when it goes online
         before = replica.log.durability
         replica.follow_topic()
+        self.housekeeper.look_at(replica)
         if _PROMISES.index(replica.log.durability) > _PROMISES.index(before):
             async with self.changes:
                 await self._flush([replica])
 
     # Retention: called by housekeeping, and by DeleteRecords.
 
-    async def apply_retention(self, replica: Replica) -> None:
-        """Delete the segments of one replica that are too old or too many, then their files."""
+    async def apply_retention(
+        self, replica: Replica, *, give_way_offset: int = -1, at_once: bool = False
+    ) -> None:
+        """Delete the segments of one replica that are too old or too many, then their files.
+
+        Args:
+            replica: whose.
+            give_way_offset: segments that begin at or below it go in any case.
+            at_once: unlink files without waiting for `file.delete.delay.ms`.
+        """
         if replica.state is not ReplicaState.ONLINE:
             return
         now_ms = self._host.wall.now_ms()
         async with self.changes:
             if replica.state is ReplicaState.ONLINE:
                 log = replica.log
-                plan = log.plan_deletion(now_ms, upper_offset=replica.high_watermark)
+                plan = log.plan_deletion(
+                    now_ms, upper_offset=replica.high_watermark, give_way_offset=give_way_offset
+                )
                 if plan is not None:
                     await self._delete_segments(replica, log, plan, now_ms)
-                unlinking = log.unlink_deleted_job(now_ms)
+                unlinking = log.unlink_deleted_job(now_ms, at_once=at_once)
                 if unlinking is not None:
                     await self._try_on_lane(unlinking)
+                    self.log_dir.keeper.changed()
+                if log.seal_idle(now_ms):
+                    await self._checkpoint(replica)
 
     async def advance_start_offset(self, replica: Replica, offset: int) -> bool:
         """Drop everything below `offset` and give its segments back.
@@ -154,9 +176,12 @@ class ShardUpkeep:
         except (StorageError, OSError) as error:
             self.log_dir.write_failed(error)  # all segments are still there; tried again
         else:
-            before_bytes = log.size_bytes
             log.publish_deletion(plan, now_ms)
-            replica.topic.traffic.retention_deleted_bytes += before_bytes - log.size_bytes
+            name = f"{replica.topic.name}-{replica.partition}"
+            for reason, segments in groupby(plan.reasons, itemgetter(0)):
+                sizes = [size_bytes for _, size_bytes in segments]
+                replica.topic.traffic.deleted(reason, len(sizes), sum(sizes))
+                self.log_dir.deletions.deleted(reason, name, len(sizes), sum(sizes))
 
     async def _try_on_lane(self, job: Job[object]) -> None:
         """Run a job that may fail: what it leaves behind is removed by a later one."""

@@ -163,7 +163,7 @@ def _topic(state: BrokerState, routed: RoutedTopic) -> Generator[None, None, Top
         produced_records=traffic.produced_records,
         fetched_bytes=traffic.fetched_bytes,
         fetches=traffic.fetches,
-        retention_deleted_bytes=traffic.retention_deleted_bytes,
+        retention_deleted_bytes=sum(traffic.deleted_bytes.values()),
     )
 
 

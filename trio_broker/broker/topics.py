@@ -13,9 +13,10 @@ from attrs import define, field
 
 from trio_broker.broker.request_counters import TopicTraffic
 from trio_broker.config import INT64_MAX, TimestampType
+from trio_broker.storage.pressure import gives_way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from trio_broker.broker.replica import Replica
     from trio_broker.config import Durability, TopicConfig
@@ -32,6 +33,8 @@ class RoutedTopic:
         replicas: by partition index; None for a partition whose replica does not exist here.
         before_max_ms: how much older than now a client's timestamp may be.
         after_max_ms: how much newer.
+        gives_way: its segments are deleted when logs take too much room.
+        rolls_early: they are made small enough for that, since nobody has set their size.
         traffic: what went in and out.
         routable: False once deletion has begun: requests no longer find it.
     """
@@ -43,6 +46,8 @@ class RoutedTopic:
     is_internal: bool = False
     routable: bool = True
     replicas: list[Replica | None] = field(factory=list)
+    gives_way: bool = False
+    rolls_early: bool = False
     before_max_ms: int = 0
     after_max_ms: int = 0
     traffic: TopicTraffic = field(factory=TopicTraffic)
@@ -58,6 +63,11 @@ class RoutedTopic:
         stamps = config.message_timestamp_type is TimestampType.LOG_APPEND_TIME
         self.before_max_ms = INT64_MAX if stamps else config.message_timestamp_before_max_ms
         self.after_max_ms = INT64_MAX if stamps else config.message_timestamp_after_max_ms
+
+    def keep_promises(self, explicit_configs: Collection[str]) -> None:
+        """Take over for which configs a value was set, rather than left to the broker."""
+        self.gives_way = gives_way(explicit_configs, is_internal=self.is_internal)
+        self.rolls_early = self.gives_way and "segment.bytes" not in explicit_configs
 
     def replica(self, partition: int) -> Replica | None:
         """Return the replica of a partition, or None if there is no such partition here."""

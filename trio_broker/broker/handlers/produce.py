@@ -236,11 +236,11 @@ def _queue_batch(
     if not isinstance(verdict, BatchHeader):
         slot.refuse(verdict.code, verdict.message)
         return
-    refusal = replica.shard.log_dir.produce_refusal
+    refusal = replica.shard.log_dir.refusal
     if refusal is not None:
         # Or a later batch of a new producer could overtake its refused first one.
         replica.log.producers.refuse(verdict, state.host.wall.now_ms())
-        slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, refusal)
+        slot.refuse(*refusal)
         return
     slot.replica = replica
     slot.buffer = span if keep_spans else bytes(span)
