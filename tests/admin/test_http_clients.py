@@ -109,6 +109,7 @@ async def test_bodies_have_a_limit_announced_or_not(world: World) -> None:
             with pytest.raises(trio.BrokenResourceError):
                 while True:
                     await client.send(b"1\r\nx\r\n" * 10_000)
+                    await trio.sleep(0.01)
         assert not run.state.supervisor.faults
 
 
@@ -184,6 +185,19 @@ async def test_a_connection_serves_many_requests_and_pipelined_ones(world: World
             answer = await client.answer()
             assert answer is not None
             assert answer.status == 200
+
+
+@simulated
+async def test_who_leaves_makes_room_at_once(world: World) -> None:
+    """Probes connect, ask, and leave, several times a second."""
+    few = HttpConfig(listen="localhost:9644", connections_max=2)
+    async with world.running(http=few):
+        began = trio.current_time()
+        for _ in range(20):
+            async with http(world) as client:
+                assert (await client.request("/health/ready")).status == 200
+            await trio.sleep(0.1)
+        assert trio.current_time() - began < 10
 
 
 @simulated

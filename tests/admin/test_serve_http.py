@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from click.testing import CliRunner
 
-from tests.support.server import Server, start_server
+from tests.support.server import SERVE, free_port, start_server
 from tests.support.waiting import wait_until
 from trio_broker.cli.commands import command_line
 
@@ -38,25 +40,17 @@ def ask(base: str, path: str, *, token: str | None = None) -> tuple[int, Any]:
         return status, body.decode()
 
 
-def http_base(server: Server) -> str:
-    """Return where it serves HTTP, from its second line on stdout."""
-    assert server.process.stdout is not None
-    line = server.process.stdout.readline().decode().strip()
-    prefix, _, base = line.partition(" ")
-    assert prefix == "listening"
-    return base
-
-
 def test_a_probe_sees_503_while_the_process_still_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIO_BROKER_HTTP__TOKEN", TOKEN)
+    address = f"127.0.0.1:{free_port()}"
+    base = f"http://{address}"
     server = start_server(
         tmp_path / "data",
-        options=("--http", "127.0.0.1:0"),
+        options=("--http", address),
         settings={"shutdown.ready_grace_seconds": 2},
     )
-    base = http_base(server)
     assert ask(base, "/health/ready") == (200, {"status": "ready", "phase": "serving"})
     assert ask(base, "/metrics")[0] == 401
     status, page = ask(base, "/metrics", token=TOKEN)
@@ -68,6 +62,23 @@ def test_a_probe_sees_503_while_the_process_still_serves(
     assert ask(base, "/health/live")[0] == 200
     assert server.wait() == 0
     assert TOKEN not in server.stderr()
+
+
+def test_it_says_where_it_listens_for_both(tmp_path: Path) -> None:
+    options = ["--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*SERVE, "serve", *options, "--http", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # once more, not to wait for the grace
+        assert process.wait(30) == 0
+    assert lines[0].startswith("listening kafka://127.0.0.1:")
+    assert lines[1].startswith("listening http://127.0.0.1:")
 
 
 def refusal(*options: str) -> str:

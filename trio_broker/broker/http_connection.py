@@ -33,6 +33,9 @@ logger = logging.getLogger("trio_broker.http")
 
 #: Little, because headers may be this much longer than their limit.
 _RECEIVE_BYTES = 4 * 1024
+#: A client that was refused has so long, and may send so much more, before it is cut off.
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES_MAX = 256 * 1024
 #: A client that uses its connection well still has to open another one after this long.
 CONNECTION_SECONDS_MAX = 600.0
 #: More than the received bytes of one request can be cut into: then putting them never waits.
@@ -56,28 +59,37 @@ class HttpStream:
 
     Attributes:
         socket: looked at by hypercorn for addresses, which are not used here.
+        scope: covers the whole connection. Hypercorn would keep an idle connection's tasks until
+            its timeout, even when the client has left: a probe each second would use up all places.
     """
 
     socket = _NoSocket()
 
     def __init__(self, stream: Stream, config: HttpConfig) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + CONNECTION_SECONDS_MAX)
         self._stream = stream
         self._send_seconds_max = config.send_seconds_max
         self._request_bytes_max = config.header_bytes_max + config.body_bytes_max
         self._received_bytes = 0  # since the last answer began
+        self._has_refused = False
+        self._is_closed = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what has come, b"" at the end.
+        """Return what has come, b"" at the end, which also is where a request gets too large.
 
         Raises:
-            trio.BrokenResourceError: the client is gone, or sends more than a request may have.
+            trio.BrokenResourceError: the client is gone.
         """
         buffer = bytearray(min(max_bytes or _RECEIVE_BYTES, _RECEIVE_BYTES))
-        count = await self._stream.receive_into(memoryview(buffer))
-        self._received_bytes += count
-        if self._received_bytes > self._request_bytes_max + _RECEIVE_BYTES:
-            self._stream.close()
-            raise trio.BrokenResourceError("the request is too large")
+        count = 0
+        try:
+            count = await self._stream.receive_into(memoryview(buffer))
+            self._received_bytes += count
+            if self._received_bytes > self._request_bytes_max + _RECEIVE_BYTES:
+                count = 0
+        finally:
+            if count == 0:
+                self.scope.cancel()
         return bytes(buffer[:count])
 
     async def send_all(self, data: bytes) -> None:
@@ -87,6 +99,8 @@ class HttpStream:
             trio.BrokenResourceError: the client is gone or too slow.
         """
         self._received_bytes = 0
+        if data.startswith(b"HTTP/1.1 "):
+            self._has_refused = data[9:10] == b"4"
         with trio.move_on_after(self._send_seconds_max) as patience:
             await self._stream.send_vectored([data])
         if patience.cancelled_caught:
@@ -97,9 +111,27 @@ class HttpStream:
         """Do nothing: `aclose` follows at once."""
 
     async def aclose(self) -> None:
-        """Close the connection."""
-        self._stream.close()
+        """Close the connection; one that was refused only when its client has had time to see why.
+
+        Closing while there are unread bytes, of a body for example, would throw the answer away.
+        """
+        try:
+            if self._has_refused and not self._is_closed:
+                with trio.move_on_after(_LINGER_SECONDS):
+                    await self._discard()
+        finally:
+            self._is_closed = True
+            self._stream.close()
         await trio.lowlevel.checkpoint()
+
+    async def _discard(self) -> None:
+        buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        left = _LINGER_BYTES_MAX
+        try:
+            while left > 0 and (count := await self._stream.receive_into(buffer)):
+                left -= count
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
 
 
 class HttpProtocol:
@@ -128,14 +160,15 @@ class HttpProtocol:
 
     async def serve(self, stream: Stream) -> None:
         """Serve one client until it leaves, is idle for too long, or `finish` is called."""
+        adapted = HttpStream(stream, self._config)
         server = TCPServer(
             self._wrapped,
             self._hypercorn,
             self._context,
             ConnectionState({}),
-            HttpStream(stream, self._config),  # type: ignore[arg-type]
+            adapted,  # type: ignore[arg-type]
         )
-        with trio.move_on_after(CONNECTION_SECONDS_MAX):
+        with adapted.scope:
             await self._supervisor.absorb("http connection", server.run)
 
     async def finish(self) -> None:
