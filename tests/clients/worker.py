@@ -16,18 +16,20 @@ from typing import Any
 
 import attrs
 
+from tests.clients.drivers.admin_interface import AdminDriver
 from tests.clients.drivers.interface import Driver
 from tests.clients.workload import ReadRecord
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLIENTS = ("confluent", "aiokafka", "kafka-python", "kcat")
+ADMINS = ("confluent-admin", "aiokafka-admin", "kafka-python-admin")
 
 
 class ClientFailed(AssertionError):
     """A call of a client raised; carries the traceback of its process."""
 
 
-def load_driver(client: str, bootstrap: str) -> Driver:
+def load_driver(client: str, bootstrap: str) -> Driver | AdminDriver:
     """Import one driver; the others' libraries stay out of this process."""
     if client == "confluent":
         from tests.clients.drivers.confluent_driver import ConfluentDriver
@@ -45,7 +47,26 @@ def load_driver(client: str, bootstrap: str) -> Driver:
         from tests.clients.drivers.kcat_driver import KcatDriver
 
         return KcatDriver(bootstrap)
+    if client.endswith("-admin"):
+        return load_admin(client, bootstrap)
     raise ValueError(f"unknown client {client!r}, there are {', '.join(CLIENTS)}")
+
+
+def load_admin(client: str, bootstrap: str) -> AdminDriver:
+    """Import the admin client of one library."""
+    if client == "confluent-admin":
+        from tests.clients.drivers.confluent_admin import ConfluentAdmin
+
+        return ConfluentAdmin(bootstrap)
+    if client == "aiokafka-admin":
+        from tests.clients.drivers.aiokafka_admin import AiokafkaAdmin
+
+        return AiokafkaAdmin(bootstrap)
+    if client == "kafka-python-admin":
+        from tests.clients.drivers.kafka_python_admin import KafkaPythonAdmin
+
+        return KafkaPythonAdmin(bootstrap)
+    raise ValueError(f"unknown client {client!r}, there are {', '.join(ADMINS)}")
 
 
 def main() -> None:

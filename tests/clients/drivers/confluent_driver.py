@@ -74,13 +74,14 @@ class ConfluentDriver:
         rows: dict[int, list[ReadRecord]] = {number: [] for number in range(partitions)}
         ends: dict[int, int] = {}
         assignment = []
+        missing = 0
         for number in range(partitions):
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), _SECONDS)
             if high > low:
                 ends[number] = high
+                missing += high - low
                 assignment.append(TopicPartition(topic, number, low))
         consumer.assign(assignment)
-        missing = sum(ends.values())
         while ends:
             # It waits for that many or the whole time, so it must not be asked for too many.
             messages = consumer.consume(min(10_000, missing), _SECONDS)
