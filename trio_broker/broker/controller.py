@@ -314,6 +314,8 @@ class Controller:
 
     async def wait_for_work(self) -> None:
         """Wait until no replicas are being changed. Cancellation: they go on changing."""
+        async with self._deciding:
+            pass  # who was deciding when the intake was closed has begun its work by now
         await self._work.wait()
 
     def work_under_way(self) -> list[str]:
@@ -323,6 +325,11 @@ class Controller:
     def close_intake(self) -> None:
         """Refuse every later call with `BrokerClosed`."""
         self._closed = True
+
+    def close(self) -> None:
+        """Change no replicas any more; what is committed from now on is seen by the next start."""
+        self.close_intake()
+        self._work.close()
 
     # ------------------------------------------------------------------------------ committing
 
@@ -571,5 +578,5 @@ async def run_controller(
         try:
             yield controller
         finally:
-            controller.close_intake()
+            controller.close()
             nursery.cancel_scope.cancel()

@@ -88,6 +88,11 @@ class ReplicaWork:
         self.under_way: dict[Work, None] = {}
         self._supervisor = supervisor
         self._nursery = nursery
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Begin no more: who asks for work from now on is told that the broker has stopped."""
+        self._is_closed = True
 
     def begin_start(self, image: MetadataImage, partitions: Sequence[PartitionState]) -> Work:
         """Start the replicas of new partitions."""
@@ -160,6 +165,9 @@ class ReplicaWork:
         names = list(topics.values())
         title = f"{verb} {', '.join(names[:3])}" + (", ..." if names[3:] else "")
         work = Work(title, frozenset(topics))
+        if self._is_closed:
+            work.done.set()
+            return work
         self.under_way[work] = None
         self._nursery.start_soon(partial(self._run, work, act, afterwards))
         return work

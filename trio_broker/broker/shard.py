@@ -186,9 +186,9 @@ class Shard(ShardUpkeep):
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run the writer, the housekeeping and the replicas' tasks."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 for replica in list(self.replicas.values()):  # of an earlier run
                     if replica.is_closing:
                         del self.replicas[replica.topic_partition]
@@ -199,8 +199,8 @@ class Shard(ShardUpkeep):
                 nursery.start_soon(self._keep_house)
                 task_status.started()
                 await self._write_forever()
-        finally:
-            self._nursery = None
+            finally:
+                self._nursery = None  # it takes nobody in any more once its tasks have ended
 
     async def _write_forever(self) -> None:
         while True:

@@ -1,0 +1,151 @@
+"""What leaves `open_broker`: the program's own exception as it is, a crash as one BrokerCrashed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.broker.harness import failing, simulated
+from trio_broker import BrokerConfig, BrokerCrashed, open_broker, serve
+from trio_broker.errors import ConfigError, LogDirInUse
+
+
+class OwnError(Exception):
+    """Raised by the program."""
+
+
+class Faults:
+    """Bugs planted in tasks of the broker that no boundary is there for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *faults: BaseException) -> None:
+        self._now = trio.Event()
+        places = ("reap_forever", "shorten_offsets_logs")
+        for place, fault in zip(places, faults, strict=False):
+            monkeypatch.setattr(f"trio_broker.broker.broker.{place}", self._raising(fault))
+
+    def _raising(self, fault: BaseException) -> Any:
+        async def fail(_state: object) -> None:
+            await self._now.wait()
+            raise fault
+
+        return fail
+
+    def happen(self) -> None:
+        self._now.set()
+
+
+@pytest.mark.parametrize("error", [OwnError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+async def test_the_programs_exception_is_the_same_object(
+    config: BrokerConfig, error: BaseException
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        async with open_broker(config) as broker:
+            await broker.create_topic("orders")
+            raise error
+    assert caught.value is error
+    assert broker.shutdown_report is not None
+    assert broker.shutdown_report.clean
+
+
+async def test_a_group_of_the_programs_own_is_not_touched(config: BrokerConfig) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_broker(config), trio.open_nursery():
+            raise OwnError
+    assert isinstance(caught.value.exceptions[0], OwnError)
+
+
+async def test_cancelled_from_outside_and_from_inside(config: BrokerConfig) -> None:
+    with trio.CancelScope() as outer:
+        async with open_broker(config) as broker:
+            outer.cancel()
+            await trio.sleep_forever()
+    assert outer.cancelled_caught
+    assert broker.shutdown_report is not None
+    assert broker.shutdown_report.clean
+    async with open_broker(config):
+        with trio.CancelScope() as inner:
+            inner.cancel()
+            await trio.sleep_forever()
+        assert inner.cancelled_caught
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_crash_is_one_exception_with_its_causes(
+    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    causes = [ZeroDivisionError("a bug"), LookupError("another one")][:count]
+    faults = Faults(monkeypatch, *causes)
+    with pytest.raises(BrokerCrashed) as caught:
+        async with open_broker(config):
+            await wait_all_tasks_blocked()
+            faults.happen()
+            await trio.sleep_forever()
+    cause = caught.value.__cause__
+    if count == 1:
+        assert cause is causes[0]
+    else:
+        assert isinstance(cause, ExceptionGroup)
+        assert set(cause.exceptions) == set(causes)
+    monkeypatch.undo()
+    async with open_broker(config) as broker:  # nothing of it is left
+        await broker.create_topic("orders")
+
+
+async def test_a_crash_that_the_block_leaves_by_itself_is_told_all_the_same(
+    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults(monkeypatch, ZeroDivisionError())
+    with pytest.raises(BrokerCrashed):
+        async with open_broker(config):
+            faults.happen()
+            await wait_all_tasks_blocked()
+
+
+async def test_cancelling_and_crashing_at_once(
+    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults(monkeypatch, ZeroDivisionError())
+    with trio.CancelScope() as outer, pytest.raises(BrokerCrashed):
+        async with open_broker(config):
+            faults.happen()
+            outer.cancel()
+            await trio.sleep_forever()
+
+
+async def test_a_start_that_fails_is_one_plain_error(config: BrokerConfig) -> None:
+    async with open_broker(config):
+        with pytest.raises(LogDirInUse):
+            async with open_broker(config):
+                pytest.fail("two brokers share a directory")
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(LogDirInUse):  # handed over as it is
+                await nursery.start(serve, config)
+    other = config.with_values(node_id=7)
+    with pytest.raises(ConfigError):
+        async with open_broker(other):
+            pytest.fail("somebody else's directory")
+
+
+@simulated
+async def test_a_disk_that_fails_at_the_start_is_one_plain_error(world: Any) -> None:
+    with failing("write_at", "/data"):
+        with pytest.raises(Exception, match=r"EIO|Input/output") as caught:
+            async with open_broker(world.config(), host=world.host):
+                pytest.fail("it started")
+    assert not isinstance(caught.value, BaseExceptionGroup)
+    assert list(world.fs.open_files()) == []
+    async with open_broker(world.config(), host=world.host) as broker:
+        await broker.create_topic("orders")
+
+
+def test_a_real_disk_under_a_virtual_clock_is_refused(config: BrokerConfig) -> None:
+    async def main() -> None:
+        async with open_broker(config):
+            pytest.fail("it started")
+
+    with pytest.raises(RuntimeError, match="virtual clock"):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
