@@ -15,6 +15,7 @@ from trio_broker.admin.families import Shown
 from trio_broker.admin.metrics import render
 from trio_broker.broker.request_counters import ApiCounter
 from trio_broker.broker.statistics import health_facts, snapshot
+from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
 from trio_broker.names import TopicName
 from trio_broker.testing.sim.run import simulate
@@ -46,13 +47,12 @@ async def measure(sim: Simulation) -> None:
         for number in range(TOPICS):
             name = f"topic-{number}"
             await run.broker.create_topic(name, partitions=PARTITIONS)
-            offsets = [
+            offsets = tuple(
                 OffsetToCommit(TopicName(name), index, 0, topic_id=run.topic_id(name))
                 for index in range(PARTITIONS)
-            ]
-            await run.state.coordinator.commit(
-                f"group-{number}", offsets, generation=-1, retention_ms=-1
             )
+            request = CommitOffsets(group_id=f"group-{number}", offsets=offsets)
+            await run.state.coordinator.commit(request)
         found = snapshot(run.state)
         pages = {
             "": render(Shown(found))[0],

@@ -67,7 +67,15 @@ def test_a_probe_sees_503_while_the_process_still_serves(
 def test_it_says_where_it_listens_for_both(tmp_path: Path) -> None:
     options = ["--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
-        [*SERVE, "serve", *options, "--http", "127.0.0.1:0"],
+        [
+            *SERVE,
+            "serve",
+            *options,
+            "--http",
+            "127.0.0.1:0",
+            "-X",
+            "shutdown.ready_grace_seconds=0",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -75,7 +83,6 @@ def test_it_says_where_it_listens_for_both(tmp_path: Path) -> None:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
         process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGTERM)  # once more, not to wait for the grace
         assert process.wait(30) == 0
     assert lines[0].startswith("listening kafka://127.0.0.1:")
     assert lines[1].startswith("listening http://127.0.0.1:")

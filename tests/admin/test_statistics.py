@@ -14,6 +14,7 @@ from trio_broker.broker import statistics
 from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.request_counters import LATENCY_BOUNDS_SECONDS, ApiCounter
 from trio_broker.config import NetworkConfig, TopicConfig
+from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
 from trio_broker.names import TopicName
 
@@ -127,12 +128,9 @@ async def test_what_retention_gives_back_is_counted(config: BrokerConfig) -> Non
 
 # ----------------------------------------------------------------------------------------- groups
 async def commit(run: Any, group_id: str, offset: int, topic: str = "orders") -> None:
-    [code] = await run.state.coordinator.commit(
-        group_id,
-        [OffsetToCommit(TopicName(topic), 0, offset, topic_id=run.topic_id(topic))],
-        generation=-1,
-        retention_ms=-1,
-    )
+    wanted = OffsetToCommit(TopicName(topic), 0, offset, topic_id=run.topic_id(topic))
+    request = CommitOffsets(group_id=group_id, offsets=(wanted,))
+    [code] = await run.state.coordinator.commit(request)
     assert code == 0
 
 
