@@ -122,6 +122,7 @@ async def run_aiokafka(bootstrap: str, group: str, topic: str, instance: str) ->
 def run_kafka_python(bootstrap: str, group: str, topic: str, instance: str) -> None:
     """Be a kafka-python consumer until told to stop."""
     from kafka import ConsumerRebalanceListener, KafkaConsumer
+    from kafka.errors import KafkaConnectionError
 
     class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         def on_partitions_revoked(self, revoked: Any) -> None:
@@ -141,7 +142,12 @@ def run_kafka_python(bootstrap: str, group: str, topic: str, instance: str) -> N
     )
     consumer.subscribe([topic], listener=Listener())
     while not _stopping:
-        for place, messages in consumer.poll(timeout_ms=100).items():
+        try:
+            batches = consumer.poll(timeout_ms=100)
+        except KafkaConnectionError:  # it leaves trying again to its application
+            time.sleep(0.1)  # noqa: TID251 - of a child process, in which nothing else goes on
+            continue
+        for place, messages in batches.items():
             for message in messages:
                 _say(f"M {place.partition} {message.offset} {message.value.decode()}")
     consumer.close()
@@ -168,10 +174,10 @@ def _command(client: str, bootstrap: str, group: str, topic: str, instance: str)
         return [sys.executable, "-m", module, client, bootstrap, group, topic, instance]
     options = [f"{key}={value}" for key, value in librdkafka_options(instance).items()]
     flags = [flag for option in options for flag in ("-X", option)]
-    return ["kcat", "-b", bootstrap, "-u", *flags, "-f", "M %p %o %s\\n", "-G", group, topic]
+    return ["kcat", "-b", bootstrap, "-E", "-u", *flags, "-f", "M %p %o %s\\n", "-G", group, topic]
 
 
-@attrs.define
+@attrs.define(eq=False)
 class GroupMember:
     """A member in a child process, and what it has said so far.
 
@@ -222,6 +228,11 @@ class GroupMember:
         for partition in owned ^ self.owned:
             self._current.pop(partition, None)
         self.owned = owned
+
+    def check_alive(self) -> None:
+        """Raise AssertionError if it has ended by itself."""
+        code = self.process.poll()
+        assert code is None, f"{self.client} ended with {code}, see {self.path}"
 
     def terminate(self) -> None:
         """Ask it to leave."""

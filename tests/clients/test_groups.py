@@ -135,7 +135,7 @@ class Story:
         for members in self.members.values():
             for member in members:
                 member.look()
-                assert member.process.poll() is None, f"{member.client} died: {member.path}"
+                member.check_alive()
             owned = [partition for member in members for partition in member.owned]
             settled = settled and sorted(owned) == list(range(PARTITIONS))
             settled = settled and all(member.owned for member in members)
@@ -158,17 +158,22 @@ class Story:
             seen = set()
             for member in members + self.gone[client]:
                 member.look()
+                if member in members:
+                    member.check_alive()
                 seen |= member.values.keys()
             if len(seen) < PARTITIONS * self.sent:
                 return False
         return True
 
     def __repr__(self) -> str:
-        owned = {
-            client: [sorted(member.owned) for member in members]
+        groups = {
+            client: (
+                [sorted(member.owned) for member in members],
+                len(set().union(*(member.values for member in self.everybody(client)))),
+            )
             for client, members in self.members.items()
         }
-        return f"<Story in {self.directory}, {self.sent} sent, {owned}>"
+        return f"<Story in {self.directory}, {PARTITIONS} x {self.sent} sent, {groups}>"
 
     def everybody(self, client: str) -> list[GroupMember]:
         """Return all members a group has had."""
