@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from trio_broker.client.admin_results import ConfigOperation, ResourceType
     from trio_broker.client.client import Client, open_client
     from trio_broker.client.connection import ConnectionLost, VersionMismatch, open_connection
+    from trio_broker.client.consumer import Consumer
+    from trio_broker.client.consumer_state import ConsumedBatch
     from trio_broker.client.errors import (
         ClientClosed,
         DeliveryTimedOut,
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
         GroupOptions,
         ProducerOptions,
     )
+    from trio_broker.client.producer import Producer
+    from trio_broker.client.producer_batch import Delivery, RecordMetadata
+    from trio_broker.client.reader import ConsumedRecord
     from trio_broker.client.types import (
         CommittedOffset,
         IsolationLevel,
@@ -45,13 +50,19 @@ __all__ = [
     "Compression",
     "ConfigOperation",
     "ConnectionLost",
+    "ConsumedBatch",
+    "ConsumedRecord",
+    "Consumer",
     "ConsumerOptions",
+    "Delivery",
     "DeliveryTimedOut",
     "GroupOptions",
     "IsolationLevel",
     "ListedOffset",
     "OffsetSpec",
+    "Producer",
     "ProducerOptions",
+    "RecordMetadata",
     "RequestTimedOut",
     "ResourceType",
     "TopicPartition",
@@ -70,6 +81,9 @@ _HOMES = {
     "ConnectionLost": "connection",
     "VersionMismatch": "connection",
     "open_connection": "connection",
+    "Consumer": "consumer",
+    "ConsumedBatch": "consumer_state",
+    "ConsumedRecord": "reader",
     "ClientClosed": "errors",
     "DeliveryTimedOut": "errors",
     "RequestTimedOut": "errors",
@@ -78,6 +92,9 @@ _HOMES = {
     "ConsumerOptions": "options",
     "GroupOptions": "options",
     "ProducerOptions": "options",
+    "Producer": "producer",
+    "Delivery": "producer_batch",
+    "RecordMetadata": "producer_batch",
     "CommittedOffset": "types",
     "IsolationLevel": "types",
     "ListedOffset": "types",

@@ -13,8 +13,8 @@ from trio_broker.client.admin_results import (
 from trio_broker.client.cluster import ADMIN
 from trio_broker.client.errors import request_error
 from trio_broker.client.metadata import NOBODY, Node, topic_view
-from trio_broker.client.offsets import by_topic, list_offsets
-from trio_broker.client.remedies import CONNECTION_FAILURES, Remedy, remedy_for
+from trio_broker.client.offsets import by_topic, list_offsets, most_final
+from trio_broker.client.remedies import CONNECTION_FAILURES
 from trio_broker.client.types import IsolationLevel, ListedOffset, TopicPartition
 from trio_broker.errors import ErrorCode, RequestError
 from trio_broker.names import ZERO_TOPIC_ID
@@ -279,23 +279,23 @@ class TopicAdmin(AdminBase):
             await self._cluster.topic(topic)
 
         async def delete_those_left() -> None:
-            failure: Exception | None = None
             by_leader: dict[int, list[TopicPartition]] = {}
             for place in before.keys() - done.keys():
                 by_leader.setdefault(self._cluster.view.leader(*place), []).append(place)
+            failures: list[Exception] = []
             for leader, places in sorted(by_leader.items()):
                 if leader == NOBODY:
-                    failure = request_error(ErrorCode.LEADER_NOT_AVAILABLE, f"{places[0]}")
+                    failures.append(request_error(ErrorCode.LEADER_NOT_AVAILABLE, f"{places[0]}"))
                     continue
                 request = _delete_records_request(before, sorted(places), self._timeout_ms)
                 try:
                     answer = await self._cluster.call(leader, ADMIN, request, DeleteRecordsResponse)
                 except CONNECTION_FAILURES as error:
-                    failure = error
+                    failures.append(error)
                     continue
-                failure = _take_deleted(answer, done) or failure
-            if failure is not None:
-                raise failure
+                failures += _take_deleted(answer, done)
+            if failures:
+                raise most_final(failures)
 
         await self._cluster.retrying(delete_those_left)
         return done
@@ -393,16 +393,14 @@ def _delete_records_request(
 
 def _take_deleted(
     answer: DeleteRecordsResponse, done: dict[TopicPartition, int]
-) -> RequestError | None:
-    """Add what was done; return a failure, a final one rather than one worth a retry."""
-    failure: RequestError | None = None
+) -> list[RequestError]:
+    """Add what was done; return what was not."""
+    failures = []
     for topic in answer.topics:
         for partition in topic.partitions:
             place = TopicPartition(topic.name, partition.partition_index)
-            if not partition.error_code:
+            if partition.error_code:
+                failures.append(request_error(partition.error_code, f"records of {place}"))
+            else:
                 done[place] = partition.low_watermark
-                continue
-            failure = request_error(partition.error_code, f"records of {place}")
-            if Remedy.RETRY not in remedy_for(failure.code):
-                return failure
-    return failure
+    return failures

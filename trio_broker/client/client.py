@@ -10,13 +10,16 @@ closed.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from trio_broker.client.admin import Admin
 from trio_broker.client.cluster import Cluster
-from trio_broker.client.options import ClientOptions
+from trio_broker.client.consumer import Consumer
+from trio_broker.client.options import ClientOptions, ConsumerOptions, ProducerOptions
+from trio_broker.client.producer import Producer
 from trio_broker.client.scope import TaskScope, open_scope
 from trio_broker.config import split_address
 
@@ -56,9 +59,55 @@ class Client:
         self.admin = Admin(cluster)
         self._cluster = cluster
         self._scope = scope
+        self._numbers = count(1)
 
     def __repr__(self) -> str:
         return f"<Client of {self._cluster!r}>"
+
+    @asynccontextmanager
+    async def open_producer(
+        self, options: ProducerOptions | None = None
+    ) -> AsyncIterator[Producer]:
+        """Be a producer for the length of a block.
+
+        Leaving the block without an error waits until every record is acknowledged (`flush`).
+        Leaving it with one, or cancelled, gives up at once: records whose outcome is not known may
+        or may not be stored.
+
+        Args:
+            options: None: defaults.
+
+        Raises:
+            CodecUnavailable: the compression needs a library that is not installed.
+            RequestError, DeliveryTimedOut: see `Producer.flush`.
+        """
+        producer = Producer(self._cluster, options or ProducerOptions(), self._scope)
+        producer.start()
+        try:
+            yield producer
+            await producer.flush()
+        finally:
+            await producer.close()
+
+    @asynccontextmanager
+    async def open_consumer(
+        self, options: ConsumerOptions | None = None, *, group: str | None = None
+    ) -> AsyncIterator[Consumer]:
+        """Be a consumer of chosen partitions for the length of a block.
+
+        Args:
+            options: None: defaults.
+            group: for committed offsets, without being a member; None: none.
+        """
+        purpose = f"consumer {next(self._numbers)}"
+        consumer = Consumer(
+            self._cluster, options or ConsumerOptions(), self._scope, purpose, group
+        )
+        consumer.start()
+        try:
+            yield consumer
+        finally:
+            await consumer.close()
 
     @property
     def metadata(self) -> ClusterView:

@@ -50,8 +50,8 @@ T = TypeVar("T")
 METADATA = "metadata"
 ADMIN = "admin"
 COORDINATOR = "coordinator"
-#: A topic that nobody has asked about for so long is not asked for any more.
-TOPIC_FORGOTTEN_SECONDS = 300.0
+#: A topic that nobody has used for so many times the age of metadata is not asked for any more.
+_TOPIC_FORGOTTEN_AGES = 2
 _GROUP_KEY_TYPE = 0
 
 
@@ -62,6 +62,7 @@ class Cluster:
         host: gives time and randomness.
         options: of the client.
         view: the newest metadata.
+        is_closed: `close` was called.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class Cluster:
         self._refreshes = 0
         self._refreshed_at = -float("inf")
         self._refresh_lock = trio.Lock()
-        self._refresh_wanted = trio.Event()
+        self._is_refresh_wanted = False
+        self._refresh_requested = trio.lowlevel.ParkingLot()
         self._watchers: dict[Callable[[], None], None] = {}
-        self._is_closed = False
+        self.is_closed = False
         self._random = host.entropy.random("client")
 
     def __repr__(self) -> str:
@@ -166,7 +168,7 @@ class Cluster:
 
     def close(self) -> None:
         """Close every connection; waiting calls fail."""
-        self._is_closed = True
+        self.is_closed = True
         for link in self._links.values():
             link.close()
         self._links.clear()
@@ -179,8 +181,8 @@ class Cluster:
         return node.host, node.port
 
     async def _connect(self, address: tuple[str, int]) -> Connection:
-        if self._is_closed:
-            raise ClientClosed("the client is closed")
+        if self.is_closed:
+            raise Unreachable("the client is closed")
         host, port = address
         with trio.move_on_after(self.options.connect_timeout_seconds):
             return await connect(self._connector, host, port, client_id=self.options.client_id)
@@ -203,7 +205,8 @@ class Cluster:
 
     def request_refresh(self) -> None:
         """Let the metadata be asked for soon, because something shows that it is out of date."""
-        self._refresh_wanted.set()
+        self._is_refresh_wanted = True
+        self._refresh_requested.unpark_all()
 
     def use_topic(self, name: str) -> None:
         """Keep metadata of a topic, from the next refresh on."""
@@ -214,7 +217,8 @@ class Cluster:
         pause = self.retries(float("inf"))
         while True:
             with trio.move_on_at(self._refreshed_at + self.options.metadata_max_age_seconds):
-                await self._refresh_wanted.wait()
+                while not self._is_refresh_wanted:
+                    await self._refresh_requested.park()
             try:
                 await self.refresh()
             except (*CONNECTION_FAILURES, ProtocolError) as error:
@@ -236,18 +240,17 @@ class Cluster:
         async with self._refresh_lock:
             if self._refreshes != seen:
                 return
-            now = trio.current_time()
+            forgotten_seconds = _TOPIC_FORGOTTEN_AGES * self.options.metadata_max_age_seconds
+            used_since = trio.current_time() - forgotten_seconds
             self._topics_used = {
-                name: used
-                for name, used in self._topics_used.items()
-                if now - used < TOPIC_FORGOTTEN_SECONDS
+                name: used for name, used in self._topics_used.items() if used > used_since
             }
             asked = list(self._topics_used)
-            self._refresh_wanted = trio.Event()
+            self._is_refresh_wanted = False
             try:
                 answer = await self.ask_metadata(asked)
             except BaseException:
-                self._refresh_wanted.set()
+                self.request_refresh()
                 raise
             self.view = updated(self.view, answer, self._topics_used.keys() - set(asked))
             self._refreshes += 1
@@ -361,6 +364,15 @@ class Cluster:
 
     # -------------------------------------------------------------------------------------- retries
 
+    def pause_seconds(self, failures: int) -> float:
+        """Return how long to wait after so many failures before this one, in a row.
+
+        Exponential, with up to a fifth more or less (KIP-580).
+        """
+        options = self.options
+        pause = options.retry_backoff_seconds * 2.0 ** min(failures, 16)
+        return min(pause, options.retry_backoff_max_seconds) * self._random.uniform(0.8, 1.2)
+
     def retries(self, timeout_seconds: float) -> Retries:
         """Return the pauses of something that is tried for so long."""
         return Retries(self, timeout_seconds)
@@ -381,7 +393,7 @@ class Cluster:
 
         Raises:
             RequestError: with a final code.
-            RequestTimedOut: the time is up; `__cause__` is the last failure.
+            Unreachable, RequestTimedOut: the time is up.
             ProtocolError, VersionMismatch: it is no broker we can talk to.
         """
         if timeout_seconds is None:
@@ -409,7 +421,6 @@ class Retries:
         self.deadline = trio.current_time() + timeout_seconds
         self._cluster = cluster
         self._attempts = 0
-        self._random = cluster.host.entropy.random("client")
 
     @property
     def is_over(self) -> bool:
@@ -417,11 +428,9 @@ class Retries:
         return trio.current_time() >= self.deadline
 
     def pause_seconds(self) -> float:
-        """Return the next pause: exponential, with up to a fifth more or less (KIP-580)."""
-        options = self._cluster.options
-        pause = options.retry_backoff_seconds * 2.0 ** min(self._attempts, 16)
+        """Return the next pause."""
         self._attempts += 1
-        return min(pause, options.retry_backoff_max_seconds) * self._random.uniform(0.8, 1.2)
+        return self._cluster.pause_seconds(self._attempts - 1)
 
     async def sleep(self) -> None:
         """Pause, at most until the deadline."""
@@ -434,9 +443,13 @@ class Retries:
             failure: how the attempt ended; one with an error code decides by itself.
 
         Raises:
+            ClientClosed: there is nobody to make another attempt.
             RequestError: `failure`, if its code is final.
-            RequestTimedOut: the time is up; the failure is its cause.
+            Unreachable: `failure`, if the time is up.
+            RequestTimedOut: the time is up after another failure, which is its cause.
         """
+        if self._cluster.is_closed:
+            raise ClientClosed("the client is closed")
         if isinstance(failure, RequestError):
             remedy = remedy_for(failure.code)
             if Remedy.RETRY not in remedy:
@@ -446,6 +459,8 @@ class Retries:
         else:
             self._cluster.request_refresh()
         if self.is_over:
+            if isinstance(failure, Unreachable):
+                raise failure
             raise RequestTimedOut(f"given up: {failure}") from failure
         await self.sleep()
 

@@ -6,7 +6,7 @@ nothing here starts tasks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from attrs import frozen
 
@@ -20,7 +20,7 @@ from trio_broker.client.types import (
     ListedOffset,
     TopicPartition,
 )
-from trio_broker.errors import ErrorCode
+from trio_broker.errors import ErrorCode, RequestError
 from trio_broker.wire.message import Request, Response
 from trio_broker.wire.messages.list_offsets import (
     ListOffsetsPartition,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from trio_broker.client.cluster import Cluster
-    from trio_broker.errors import RequestError
 
 R = TypeVar("R", bound=Response)
 
@@ -107,36 +106,84 @@ async def list_offsets(
                 )
 
     async def ask_those_left() -> None:
-        failure: Exception | None = None
         by_leader: dict[int, list[TopicPartition]] = {}
         for place in wanted.keys() - found.keys():
             by_leader.setdefault(cluster.view.leader(*place), []).append(place)
+        failures: list[Exception] = []
         for leader, places in sorted(by_leader.items()):
             if leader == NOBODY:
-                failure = request_error(ErrorCode.LEADER_NOT_AVAILABLE, f"{places[0]}")
+                failures.append(request_error(ErrorCode.LEADER_NOT_AVAILABLE, f"{places[0]}"))
                 continue
-            request = _list_offsets_request(cluster, wanted, sorted(places), isolation)
+            asked = {place: wanted[place] for place in sorted(places)}
             try:
-                answer = await cluster.call(leader, ADMIN, request, ListOffsetsResponse)
+                answer = await ask_leader(cluster, leader, ADMIN, asked, isolation)
             except CONNECTION_FAILURES as error:
-                failure = error
+                failures.append(error)
                 continue
-            failure = _take_offsets(answer, found) or failure
-        if failure is not None:
-            raise failure
+            found.update(answer.found)
+            failures += answer.failures.values()
+        if failures:
+            raise most_final(failures)
 
     await cluster.retrying(ask_those_left, timeout_seconds=timeout_seconds)
     return found
 
 
+def most_final(failures: Sequence[Exception]) -> Exception:
+    """Return the failure that most speaks against another attempt."""
+    return min(
+        failures,
+        key=lambda failure: (
+            not isinstance(failure, RequestError) or Remedy.RETRY in remedy_for(failure.code)
+        ),
+    )
+
+
+class LeaderAnswer(NamedTuple):
+    """What one leader says about offsets: of each partition one or the other."""
+
+    found: dict[TopicPartition, ListedOffset]
+    failures: dict[TopicPartition, RequestError]
+
+
+async def ask_leader(
+    cluster: Cluster,
+    leader: int,
+    purpose: str,
+    wanted: Mapping[TopicPartition, int],
+    isolation: IsolationLevel,
+) -> LeaderAnswer:
+    """Ask one broker for offsets of partitions that it leads, once.
+
+    Raises:
+        ConnectionLost, Unreachable, RequestTimedOut, OSError: no answer.
+        ProtocolError, VersionMismatch: it is no broker we can talk to.
+    """
+    request = _list_offsets_request(cluster, wanted, isolation)
+    answer = await cluster.call(leader, purpose, request, ListOffsetsResponse)
+    found: dict[TopicPartition, ListedOffset] = {}
+    failures: dict[TopicPartition, RequestError] = {}
+    for topic in answer.topics:
+        for partition in topic.partitions:
+            place = TopicPartition(topic.name, partition.partition_index)
+            if partition.error_code:
+                failures[place] = request_error(partition.error_code, f"offset of {place}")
+            else:
+                found[place] = ListedOffset(
+                    partition.offset, partition.timestamp, partition.leader_epoch
+                )
+    for place in wanted.keys() - found.keys() - failures.keys():
+        failures[place] = request_error(ErrorCode.NETWORK_EXCEPTION, f"no answer about {place}")
+    return LeaderAnswer(found, failures)
+
+
 def _list_offsets_request(
     cluster: Cluster,
     wanted: Mapping[TopicPartition, int],
-    places: Iterable[TopicPartition],
     isolation: IsolationLevel,
 ) -> ListOffsetsRequest:
     topics = []
-    for topic, indexes in by_topic(places).items():
+    for topic, indexes in by_topic(wanted).items():
         partitions = []
         for index in indexes:
             view = cluster.view.partition(topic, index)
@@ -154,25 +201,6 @@ def _list_offsets_request(
         topics=topics,
         timeout_ms=int(cluster.options.request_timeout_seconds * 1000),
     )
-
-
-def _take_offsets(
-    answer: ListOffsetsResponse, found: dict[TopicPartition, ListedOffset]
-) -> RequestError | None:
-    """Add what was found; return a failure, a final one rather than one worth a retry."""
-    failure: RequestError | None = None
-    for topic in answer.topics:
-        for partition in topic.partitions:
-            place = TopicPartition(topic.name, partition.partition_index)
-            if not partition.error_code:
-                found[place] = ListedOffset(
-                    partition.offset, partition.timestamp, partition.leader_epoch
-                )
-                continue
-            failure = request_error(partition.error_code, f"offset of {place}")
-            if Remedy.RETRY not in remedy_for(failure.code):
-                return failure
-    return failure
 
 
 async def fetch_committed(

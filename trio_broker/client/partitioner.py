@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from trio_broker.client.metadata import NOBODY
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from trio_broker.client.metadata import TopicView
+
 _SEED = 0x9747B28C
 _MULTIPLIER = 0x5BD1E995
 _MASK = 0xFFFFFFFF
@@ -36,3 +45,32 @@ def choose_partition(key: bytes | None, partition_count: int, turn: int) -> int:
     if key is None:
         return turn % partition_count
     return (murmur2(key) & 0x7FFFFFFF) % partition_count
+
+
+class StickyPartitioner:
+    """Partitions for the records of one topic that have no key (KIP-794).
+
+    Stays with a partition for about a batch, so that batches are full, and then draws another.
+    """
+
+    __slots__ = ("_bytes_left", "_current", "_random")
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._current = -1
+        self._bytes_left = 0
+
+    def choose(self, topic: TopicView, size_bytes: int, batch_bytes: int) -> int:
+        """Return the partition for a record.
+
+        Args:
+            topic: with its partitions as they are now.
+            size_bytes: of the record.
+            batch_bytes: how much one partition gets in a row.
+        """
+        if self._bytes_left < size_bytes or self._current not in topic.partitions:
+            led = [index for index, view in topic.partitions.items() if view.leader != NOBODY]
+            self._current = self._random.choice(led or list(topic.partitions))
+            self._bytes_left = max(batch_bytes, size_bytes)
+        self._bytes_left -= size_bytes
+        return self._current

@@ -8,14 +8,15 @@ the other files, which start nothing.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-P = ParamSpec("P")
+#: Cancelled tasks close their connections and end; none of them waits for anybody.
+_END_SECONDS_MAX = 5.0
 
 
 class Task:
@@ -54,6 +55,10 @@ class TaskScope:
         self._nursery = nursery
         self._tasks: dict[Task, None] = {}
 
+    def child(self) -> TaskScope:
+        """Return a scope in the same nursery, to end some of the tasks together."""
+        return TaskScope(self._nursery)
+
     def start(self, name: str, function: Callable[[], Awaitable[None]]) -> Task:
         """Start a task.
 
@@ -77,10 +82,12 @@ class TaskScope:
         for task in list(self._tasks):
             task.cancel()
 
-    async def wait(self) -> None:
-        """Wait until every task has ended."""
-        for task in list(self._tasks):
-            await task.wait()
+    async def end(self) -> None:
+        """End every task. Not cancelled by what cancels the caller, since it takes no time."""
+        self.cancel()
+        with trio.CancelScope(deadline=trio.current_time() + _END_SECONDS_MAX, shield=True):
+            for task in list(self._tasks):
+                await task.wait()
 
 
 @asynccontextmanager
@@ -99,8 +106,7 @@ async def open_scope(nursery: trio.Nursery | None) -> AsyncIterator[TaskScope]:
         try:
             yield scope
         finally:
-            scope.cancel()
-            await scope.wait()
+            await scope.end()
         return
     raised: BaseException | None = None
     outcome: BaseException
