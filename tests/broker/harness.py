@@ -60,6 +60,7 @@ class Running:
         tree: its root.
         state: what handlers see.
         faults_expected: boundaries that may have taken a fault.
+        files_stay: a system call hangs, and what it works on cannot be closed.
     """
 
     def __init__(self, tree: BrokerTree, host: Host) -> None:
@@ -68,6 +69,7 @@ class Running:
         self.state = tree.state
         self.host = host
         self.faults_expected: set[str] = set()
+        self.files_stay = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -132,7 +134,7 @@ def check_left_behind(run: Running) -> None:
     """Look at what must be gone after an orderly stop."""
     assert not run.state.clients
     run.check_idle()
-    assert list(run.host.fs.open_files()) == []
+    assert run.files_stay or list(run.host.fs.open_files()) == []
     unexpected = set(run.state.supervisor.faults) - run.faults_expected
     assert not unexpected, {name: run.state.supervisor.faults[name] for name in unexpected}
 

@@ -185,3 +185,38 @@ async def test_an_address_in_use_is_one_plain_error(wire_config: BrokerConfig) -
         with pytest.raises(OSError, match="in use"):
             async with open_broker(other):
                 pytest.fail("bound twice")
+
+
+async def test_what_cannot_be_produced(config: BrokerConfig) -> None:
+    async with open_broker(config) as broker:
+        await broker.create_topic("orders", partitions=2, configs={"max.message.bytes": "1000"})
+        for topic, value, partition, code in [
+            ("nowhere", b"", None, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+            ("orders", b"", 2, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+            ("orders", b"", -1, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+            ("orders", bytes(2000), 0, ErrorCode.MESSAGE_TOO_LARGE),
+        ]:
+            with pytest.raises(RequestError) as failure:
+                await broker.produce(topic, value, partition=partition)
+            assert failure.value.code is code
+        with pytest.raises(RequestError) as failure:
+            await broker.produce_batch("orders", [])
+        assert failure.value.code is ErrorCode.INVALID_RECORD
+        for partition, offset in ((2, 0), (-1, 0)):
+            with pytest.raises(RequestError) as failure:
+                async with broker.read("orders", partition, offset=offset):
+                    pytest.fail("there is no such partition")
+            assert failure.value.code is ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        async with broker.read("orders", 0, offset=7) as reader:
+            with pytest.raises(RequestError) as failure:
+                await reader.receive()
+        assert failure.value.code is ErrorCode.OFFSET_OUT_OF_RANGE
+
+
+async def test_records_without_a_key_go_to_the_partitions_in_turn(config: BrokerConfig) -> None:
+    async with open_broker(config) as broker:
+        await broker.create_topic("orders", partitions=3)
+        turns = [(await broker.produce("orders", b"x"))[0] for _ in range(7)]
+        assert turns == [0, 1, 2, 0, 1, 2, 0]
+        keyed = {(await broker.produce("orders", None, key=b"k"))[0] for _ in range(5)}
+        assert len(keyed) == 1

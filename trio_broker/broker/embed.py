@@ -164,6 +164,8 @@ class Broker:
         Cancellation: unknown; the batch may or may not be stored.
         """
         self._check_open()
+        if not records:
+            raise RequestError(ErrorCode.INVALID_RECORD, "a batch needs at least one record")
         routed = self._state.router.by_name.get(topic)
         if routed is None:
             raise RequestError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {topic!r}")
@@ -173,7 +175,7 @@ class Broker:
             )
         if partition is None:
             turn = self._next_partition.get(topic, 0)
-            key = records[0].key if records else None
+            key = records[0].key
             partition = choose_partition(key, len(routed.replicas), turn)
             if key is None:
                 self._next_partition[topic] = turn + 1
