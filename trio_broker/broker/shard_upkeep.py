@@ -159,7 +159,8 @@ class ShardUpkeep:
         """
         is_durable = False
         async with self.changes:
-            if replica.state is ReplicaState.ONLINE:
+            # While this waited for its turn, a failed fsync may have cut the log back.
+            if replica.state is ReplicaState.ONLINE and offset <= replica.high_watermark:
                 replica.log.advance_start_offset(offset)
                 is_durable = await self._checkpoint(replica)
         await self.apply_retention(replica)
