@@ -20,7 +20,7 @@ from trio_broker.client.cluster import Cluster
 from trio_broker.client.consumer import Consumer
 from trio_broker.client.options import ClientOptions, ConsumerOptions, ProducerOptions
 from trio_broker.client.producer import Producer
-from trio_broker.client.scope import TaskScope, open_scope
+from trio_broker.client.scope import END_SECONDS_MAX, TaskScope, open_scope
 from trio_broker.config import split_address
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class Client:
             yield producer
             await producer.flush()
         finally:
-            await producer.close()
+            with trio.CancelScope(deadline=trio.current_time() + END_SECONDS_MAX, shield=True):
+                await producer.close()
 
     @asynccontextmanager
     async def open_consumer(
@@ -107,7 +108,8 @@ class Client:
         try:
             yield consumer
         finally:
-            await consumer.close()
+            with trio.CancelScope(deadline=trio.current_time() + END_SECONDS_MAX, shield=True):
+                await consumer.close()
 
     @property
     def metadata(self) -> ClusterView:

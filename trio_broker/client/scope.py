@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 #: Cancelled tasks close their connections and end; none of them waits for anybody.
-_END_SECONDS_MAX = 5.0
+END_SECONDS_MAX = 5.0
 
 
 class Task:
@@ -83,11 +83,10 @@ class TaskScope:
             task.cancel()
 
     async def end(self) -> None:
-        """End every task. Not cancelled by what cancels the caller, since it takes no time."""
+        """End every task, and wait until they have ended."""
         self.cancel()
-        with trio.CancelScope(deadline=trio.current_time() + _END_SECONDS_MAX, shield=True):
-            for task in list(self._tasks):
-                await task.wait()
+        for task in list(self._tasks):
+            await task.wait()
 
 
 @asynccontextmanager
@@ -106,7 +105,8 @@ async def open_scope(nursery: trio.Nursery | None) -> AsyncIterator[TaskScope]:
         try:
             yield scope
         finally:
-            await scope.end()
+            with trio.CancelScope(deadline=trio.current_time() + END_SECONDS_MAX, shield=True):
+                await scope.end()
         return
     raised: BaseException | None = None
     outcome: BaseException
