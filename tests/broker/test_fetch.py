@@ -275,17 +275,35 @@ async def test_a_stop_answers_parked_fetches_with_what_there_is(world: World) ->
 
 
 @simulated
-async def test_a_client_that_leaves_while_its_fetch_is_parked_is_forgotten(world: World) -> None:
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_client_that_leaves_while_its_fetch_is_parked_is_forgotten(
+    world: World, how: str
+) -> None:
     async with world.running() as run:
         await run.broker.create_topic("orders")
         async with world.connect() as client:
-            await client.send(fetch_request(max_wait_ms=5_000), 12)
-            await trio.sleep(1)
+            await client.send(fetch_request(max_wait_ms=2**31 - 1), 12)
+            await trio.sleep(5)
             assert run.replica("orders").waiters
-            client.stream.reset()
-        # Like Kafka, the broker notices when it answers.
-        with trio.fail_after(6):
+            getattr(client.stream, how)()
+        # The client may have asked for days, and its socket must not be kept for them.
+        with trio.fail_after(2):
             await run.wait_idle()
+
+
+@simulated
+async def test_a_client_that_waits_for_its_parked_fetch_is_not_taken_for_gone(
+    world: World,
+) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            await client.send(fetch_request(max_wait_ms=60_000), 12)
+            await client.send(fetch_request(max_wait_ms=0), 12)
+            await trio.sleep(20)
+            await run.broker.produce("orders", b"1")
+            for _ in range(2):
+                assert (await client.receive(fetch_request(), 12)).error_code == 0
 
 
 # ------------------------------------------------------------------------------ disk and memory

@@ -127,6 +127,34 @@ async def test_an_end_comes_after_the_data(pair: tuple[Stream, Stream]) -> None:
     assert await receive(server, 100) == b""
 
 
+async def until_abandoned(stream: Stream) -> None:
+    with trio.fail_after(10):
+        while not stream.is_abandoned():  # noqa: ASYNC110 - nobody is told
+            await trio.sleep(0.001)
+
+
+async def test_a_peer_that_has_left_is_noticed_without_reading(
+    pair: tuple[Stream, Stream],
+) -> None:
+    client, server = pair
+    await client.send_vectored([b"last words"])
+    assert not server.is_abandoned()
+    client.close()
+    assert client.is_abandoned()
+    assert not server.is_abandoned(), "something is left to read"
+    assert await receive(server, 10) == b"last words"
+    await until_abandoned(server)
+    assert await receive(server, 1) == b""
+
+
+async def test_a_reset_is_noticed_without_reading(pair: tuple[Stream, Stream]) -> None:
+    client, server = pair
+    await client.send_vectored([b"never read"])
+    await wait_all_tasks_blocked()
+    server.close()
+    await until_abandoned(client)
+
+
 async def test_a_closed_stream_refuses_everything(pair: tuple[Stream, Stream]) -> None:
     client, _ = pair
     client.close()

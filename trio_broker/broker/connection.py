@@ -37,6 +37,8 @@ logger = logging.getLogger("trio_broker.connection")
 
 #: A reply is handed to the socket in pieces of this size, each with a deadline of its own.
 SEND_PIECE_BYTES = 1024 * 1024
+#: Whether a client is still there is not asked before its request has taken so long.
+_PARKED_SECONDS = 1.0
 #: A connection lets others run after this many bytes of requests.
 FAIRNESS_BYTES = 256 * 1024
 
@@ -61,6 +63,7 @@ class Connection:
         "_backlog",
         "_backlog_deadline",
         "_claimed_bytes",
+        "_handling_since",
         "_in_flight_bytes",
         "_intake_scope",
         "_pending",
@@ -97,6 +100,7 @@ class Connection:
         self._backlog: deque[memoryview] = deque()
         self._backlog_deadline = float("inf")
         self._claimed_bytes = 0
+        self._handling_since = float("inf")
 
     def __repr__(self) -> str:
         return f"<Connection {self.stream.peer} pending={len(self._pending)} {self.close_reason}>"
@@ -144,6 +148,8 @@ class Connection:
         """Do what is due at `now`: close a peer that keeps us waiting, answer late produces."""
         if now >= min(self.deadline, self._backlog_deadline):
             self.close("the client was silent, or took too long to send or to receive")
+        elif now - self._handling_since >= _PARKED_SECONDS and self.stream.is_abandoned():
+            self.close("the client is gone")  # or a parked fetch would keep its socket for days
         for request in self._pending:
             if now >= request.deadline:
                 request.time_out()
@@ -229,10 +235,11 @@ class Connection:
         if header.api_key == ApiKey.PRODUCE:
             await self._handle_produce(header, frame)
             return
-        began = trio.current_time()
+        began = self._handling_since = trio.current_time()
         self._state.flusher.flush()
         await self._wait_for_pending(0, 0)
         reply = await answer(self._state, self.session, header, frame)
+        self._handling_since = float("inf")
         self._state.requests[header.api_key].observe(trio.current_time() - began)
         await self._send(reply)
 

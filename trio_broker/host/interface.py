@@ -248,6 +248,13 @@ class Stream(Protocol):
         May return without having let other tasks run, when everything fits at once.
         """
 
+    def is_abandoned(self) -> bool:
+        """Whether the peer has closed or reset the connection and left nothing to read.
+
+        Never blocks, and takes nothing from the stream. False also of a peer that has fallen
+        silent, and while something is left to read; True after `close`.
+        """
+
     def close(self) -> None:
         """Close at once, in both directions. Idempotent; wakes tasks waiting in this stream."""
 

@@ -105,6 +105,11 @@ class MemoryStream:
                 rest = rest[sent:]
                 await self._outgoing.changed.park()
 
+    def is_abandoned(self) -> bool:
+        """Whether the peer has closed the connection and left nothing to read."""
+        incoming = self._incoming
+        return self._is_closed or not (incoming.pieces or incoming.has_writer)
+
     def close(self) -> None:
         """Close both directions. Idempotent; the other end may still read what it was sent."""
         if self._is_closed:

@@ -111,6 +111,17 @@ class RealStream:
         except OSError as error:
             raise self._broken(error) from error
 
+    def is_abandoned(self) -> bool:
+        """Whether the peer has closed or reset the connection and left nothing to read."""
+        if self._descriptor < 0:
+            return True
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Close at once, in both directions. Idempotent; wakes tasks waiting in this stream."""
         if self._descriptor < 0:

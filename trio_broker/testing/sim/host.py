@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Civil time at the start of every simulation: 2024-01-01 00:00 UTC.
 EPOCH_MS = 1_704_067_200_000
 #: What code on a machine that has just lost its power may raise on its way out.
-_LAST_WORDS = (
+LAST_WORDS = (
     NodeDead,
     StorageError,
     OSError,
@@ -157,7 +157,7 @@ class SimMachine:
                 if self.fs.alive:
                     raise
                 group = BaseExceptionGroup("last words", [error])
-                unexplained = group.split(_LAST_WORDS)[1]
+                unexplained = group.split(LAST_WORDS)[1]
                 if unexplained is not None:
                     raise unexplained from None
 

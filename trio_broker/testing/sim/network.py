@@ -135,6 +135,17 @@ class SimStream:
                         await self._changed.wait()
                     self._check()
 
+    def is_abandoned(self) -> bool:
+        """Whether the peer has closed or reset the connection and left nothing to read."""
+        try:
+            self._check()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+        if not self._inbox or self._is_cut:
+            return False
+        arrival, data = self._inbox[0]
+        return arrival <= trio.current_time() and not data
+
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes; receiving goes on (for hostile peers)."""
         self._check()
