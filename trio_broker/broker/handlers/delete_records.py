@@ -1,7 +1,8 @@
 """DeleteRecords (key 21), versions 0 to 2: drop what lies below an offset (KIP-107).
 
 Answered when a restart would not bring the records back. Whole segments below the offset are given
-back at once, the rest of a segment when all of it may go.
+back at once, the rest of a segment when all of it may go. Partitions that are not done within the
+timeout are answered with REQUEST_TIMED_OUT; disk work that has begun is finished first.
 """
 
 from __future__ import annotations
