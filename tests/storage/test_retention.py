@@ -224,6 +224,28 @@ def test_a_read_that_comes_too_late_gets_nothing(bench: Bench) -> None:
     assert bench.log.locate(0, max_bytes=300, upper_offset=30) is None
 
 
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_search_by_time_that_comes_too_late_finds_what_is_left(
+    bench: Bench, *, is_loaded: bool
+) -> None:
+    bench.config = TopicConfig(segment_bytes=1024, retention_bytes=2500, file_delete_delay_ms=0)
+    bench.open()
+    for number in range(30):
+        bench.append(batch([b"v" * 100], timestamp_ms=NOW_MS + number))
+    log = bench.log
+    if not is_loaded:
+        bench.open(bench.stop())
+        log = bench.log
+    job = log.offset_by_timestamp_job(NOW_MS)
+    assert delete(bench)
+    unlinking = log.unlink_deleted_job(NOW_MS)
+    assert unlinking is not None
+    run_inline(unlinking)
+    found = run_inline(job)
+    assert found is not None
+    assert found.offset == log.log_start_offset > 0
+
+
 def test_a_deletion_that_cannot_be_written_down_does_not_happen(
     sim_bench: Bench, disk: SimFileSystem
 ) -> None:

@@ -124,6 +124,7 @@ class DiskGuard:
         health = self._log_dir.health
         before = health.state
         health.observe(space)
+        self._log_dir.keeper.measured(space)
         await self._log_dir.disk_changed(before)
         wanted_bytes = self._ballast_bytes(space)
         if self._held_bytes < wanted_bytes and health.state is DiskState.OK:

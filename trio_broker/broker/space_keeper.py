@@ -68,6 +68,7 @@ class SpaceKeeper:
         self._log_dir = log_dir
         self._state = state
         self._configured_bytes = storage.bytes_max
+        self._partitions = 0
         self._paced = PacedLog(logger)
         self._has_changed = True
         self._counted_at = -math.inf
@@ -79,6 +80,8 @@ class SpaceKeeper:
         self._room = trio.lowlevel.ParkingLot()
         self._sleep = trio.CancelScope()
         self._scope = trio.CancelScope()
+        if self._configured_bytes >= 0:
+            self._set_limit(self._configured_bytes)
 
     def __repr__(self) -> str:
         return f"<SpaceKeeper {self._log_dir.directory.path} {self.used_bytes}/{self.limit_bytes}>"
@@ -129,6 +132,23 @@ class SpaceKeeper:
         if self._configured_bytes < 0 or not self._state.log_dirs:
             return (self,)
         return [log_dir.keeper for log_dir in self._state.log_dirs]
+
+    def measured(self, space: Space) -> None:
+        """Take note of how large the disk is; it may have grown."""
+        self.commit_bytes_max = min(
+            self._state.config.storage.commit_bytes_max,
+            pressure.commit_bytes(space.total_bytes, len(self._log_dir.shards)),
+        )
+        if self._configured_bytes < 0:
+            limit_bytes = pressure.default_bytes_max(space.total_bytes)
+            if limit_bytes != self.limit_bytes:
+                self._set_limit(limit_bytes)
+
+    def _set_limit(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.segment_bytes_max = pressure.piece_bytes(
+            limit_bytes // len(self._sharing()), self._partitions
+        )
 
     # The task.
 
@@ -185,7 +205,6 @@ class SpaceKeeper:
         is_counted = self.is_over or self._counted_at + COUNT_SECONDS <= now
         if is_counted:
             self.count()
-        self._set_limits()
         if self._is_low:
             await self._relieve_disk()
         if not self.is_over:
@@ -206,33 +225,15 @@ class SpaceKeeper:
             if replica.has_log:
                 used_bytes += replica.log.disk_bytes
                 partitions += replica.topic.rolls_early
-        self.used_bytes = used_bytes
+        self.used_bytes, self._partitions = used_bytes, partitions
         self._counted_at = trio.current_time()
         if self.limit_bytes is not None:
-            limit_bytes = self.limit_bytes // len(self._sharing())
-            self.segment_bytes_max = pressure.piece_bytes(limit_bytes, partitions)
+            self._set_limit(self.limit_bytes)
         return used_bytes
 
     def replicas(self) -> list[Replica]:
         """Return the replicas of this log dir."""
         return [replica for shard in self._log_dir.shards for replica in shard.replicas.values()]
-
-    def _set_limits(self) -> None:
-        """Learn what the disk can hold; it may have grown."""
-        space = self._log_dir.health.space
-        configured = self._state.config.storage
-        if space is not None:
-            shards = len(self._log_dir.shards)
-            self.commit_bytes_max = min(
-                configured.commit_bytes_max, pressure.commit_bytes(space.total_bytes, shards)
-            )
-        before = self.limit_bytes
-        if self._configured_bytes >= 0:
-            self.limit_bytes = self._configured_bytes
-        elif space is not None:
-            self.limit_bytes = pressure.default_bytes_max(space.total_bytes)
-        if self.limit_bytes != before:
-            self.count()
 
     async def _relieve_disk(self) -> None:
         """Make room on a disk that is low on space, if it was measured since the last time."""

@@ -69,20 +69,9 @@ def offset_by_timestamp_job(
 ) -> Job[TimestampedOffset | None]:
     """Search segments, oldest first; see `Log.offset_by_timestamp_job`."""
     for search in searches:
-        start = search.start
-        if start < 0:
-            index = yield from load_index(
-                files.fs,
-                files.directory,
-                files.owner,
-                search.base_offset,
-                search.size_bytes,
-                index_interval_bytes,
-            )
-            start = index.position_before(timestamp_ms)
-            offers.append((search.segment, index))
         path = files.path(paths.offset_name(search.base_offset, paths.LOG_SUFFIX))
         try:
+            start = yield from _start_of(files, search, timestamp_ms, index_interval_bytes, offers)
             file = yield from jobs.open_file(files.fs, path, files.owner, read_only=True)
         except FileNotFoundError:
             continue  # deleted since the search was planned
@@ -93,6 +82,28 @@ def offset_by_timestamp_job(
         if found is not None:
             return found if found.header.last_offset < upper_offset else None
     return None
+
+
+def _start_of(
+    files: ReplicaFiles,
+    search: TimestampSearch,
+    timestamp_ms: int,
+    index_interval_bytes: int,
+    offers: Offers,
+) -> Job[int]:
+    """Return the position in a segment at which to begin."""
+    if search.start >= 0:
+        return search.start
+    index = yield from load_index(
+        files.fs,
+        files.directory,
+        files.owner,
+        search.base_offset,
+        search.size_bytes,
+        index_interval_bytes,
+    )
+    offers.append((search.segment, index))
+    return index.position_before(timestamp_ms)
 
 
 def _walk(

@@ -240,6 +240,9 @@ async def _read(request: FetchRequest, target: _Target) -> PartitionFetchResult:
             code = replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR
             return PartitionFetchResult(index, code)
         records = cached
+        if not records and log.log_start_offset > target.wanted.fetch_offset:
+            # Retention has taken it while it was being looked for.
+            return PartitionFetchResult(index, ErrorCode.OFFSET_OUT_OF_RANGE)
         if records:
             replica.topic.traffic.fetched(sum(map(len, records)))
     return PartitionFetchResult(
