@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RequestTimedOut,
         Unreachable,
     )
+    from trio_broker.client.group_consumer import GroupConsumer
     from trio_broker.client.options import (
         ClientOptions,
         ConsumerOptions,
@@ -56,6 +57,7 @@ __all__ = [
     "ConsumerOptions",
     "Delivery",
     "DeliveryTimedOut",
+    "GroupConsumer",
     "GroupOptions",
     "IsolationLevel",
     "ListedOffset",
@@ -88,6 +90,7 @@ _HOMES = {
     "DeliveryTimedOut": "errors",
     "RequestTimedOut": "errors",
     "Unreachable": "errors",
+    "GroupConsumer": "group_consumer",
     "ClientOptions": "options",
     "ConsumerOptions": "options",
     "GroupOptions": "options",

@@ -18,15 +18,22 @@ import trio
 from trio_broker.client.admin import Admin
 from trio_broker.client.cluster import Cluster
 from trio_broker.client.consumer import Consumer
-from trio_broker.client.options import ClientOptions, ConsumerOptions, ProducerOptions
+from trio_broker.client.group_consumer import GroupConsumer
+from trio_broker.client.options import (
+    ClientOptions,
+    ConsumerOptions,
+    GroupOptions,
+    ProducerOptions,
+)
 from trio_broker.client.producer import Producer
 from trio_broker.client.scope import END_SECONDS_MAX, TaskScope, open_scope
 from trio_broker.config import split_address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from trio_broker.client.connection import Connector
+    from trio_broker.client.group_consumer import Callback
     from trio_broker.client.metadata import ClusterView
     from trio_broker.host.interface import Host, Stream
 
@@ -107,6 +114,59 @@ class Client:
         consumer.start()
         try:
             yield consumer
+        finally:
+            with trio.CancelScope(deadline=trio.current_time() + END_SECONDS_MAX, shield=True):
+                await consumer.close()
+
+    @asynccontextmanager
+    async def open_group_consumer(
+        self,
+        group: str,
+        topics: Sequence[str],
+        options: ConsumerOptions | None = None,
+        *,
+        group_options: GroupOptions | None = None,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
+    ) -> AsyncIterator[GroupConsumer]:
+        """Be a member of a group of consumers for the length of a block.
+
+        Leaving the block without an error counts the last batch as processed, leaving it with one
+        (or cancelled) does not. Either way what was processed is committed, unless
+        `auto_commit_seconds` is None, and the group is left, within a few seconds.
+
+        The callbacks get the partitions concerned. They run while nothing is handed out, in a task
+        of the client: they must not read from the consumer, and what they raise ends the client.
+
+        Args:
+            group: its id.
+            topics: names of topics to share with the other members; they need not exist yet.
+            options: of reading; None: defaults.
+            group_options: of the membership; None: defaults.
+            on_assigned: before anything is read of new partitions; may `seek`.
+            on_revoked: before partitions go to others; may `commit`.
+            on_lost: after partitions have gone to others, because this member was silent or slow.
+
+        Raises:
+            ValueError: there is no topic, or an assignor is not known.
+        """
+        consumer = GroupConsumer(
+            self._cluster,
+            group,
+            topics,
+            options or ConsumerOptions(),
+            group_options or GroupOptions(),
+            self._scope,
+            f"consumer {next(self._numbers)}",
+            on_assigned=on_assigned,
+            on_revoked=on_revoked,
+            on_lost=on_lost,
+        )
+        consumer.start()
+        try:
+            yield consumer
+            await consumer.finish()
         finally:
             with trio.CancelScope(deadline=trio.current_time() + END_SECONDS_MAX, shield=True):
                 await consumer.close()

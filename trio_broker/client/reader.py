@@ -44,7 +44,7 @@ class ConsumedRecord(NamedTuple):
 
 
 @define
-class _OpenedBatch:
+class OpenedBatch:
     """A batch whose records are handed out one by one.
 
     Attributes:
@@ -77,7 +77,7 @@ class Reader:
         self._handed: dict[TopicPartition, int] = {}
         self._processed: dict[TopicPartition, int] = {}
         self._last_place: TopicPartition | None = None
-        self._opened: _OpenedBatch | None = None
+        self._opened: OpenedBatch | None = None
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -119,7 +119,7 @@ class Reader:
         opened = self._current_opened()
         if opened is None:
             batch = await self._wait_for_batch()
-            opened = self._opened = _OpenedBatch(batch, self._partition(batch.place).epoch)
+            opened = self._opened = OpenedBatch(batch, self._partition(batch.place).epoch)
         batch = opened.batch
         record = batch.records[opened.index]
         opened.index += 1
@@ -155,7 +155,7 @@ class Reader:
             return evolve(opened.batch, records=opened.batch.records[opened.index :])
         return self._state.take(self._options.records_max)
 
-    def _current_opened(self) -> _OpenedBatch | None:
+    def _current_opened(self) -> OpenedBatch | None:
         """Return the batch of which single records were taken, if the rest of it still counts."""
         opened = self._opened
         if opened is None:

@@ -57,7 +57,6 @@ class KafkaPythonAdmin:
         [of_type] = answer.values()
         found: dict[str, Config] = {}
         for key, entry in of_type[name].items():
-            assert entry["synonyms"]
             source = str(entry["config_source"])
             found[key] = (entry["value"], "DEFAULT" in source.upper(), entry["read_only"])
         return found
