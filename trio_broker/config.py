@@ -85,11 +85,26 @@ def _check_fields(instance: attrs.AttrsInstance, prefix: str = "") -> list[str]:
 class TopicConfig:
     """Configuration of one topic; field names are Kafka's with '_' for '.'."""
 
-    retention_ms: int = _bounded(7 * DAY_MS, -1, INT64_MAX, help="delete segments older; -1: never")
-    retention_bytes: int = _bounded(
-        -1, -1, INT64_MAX, help="delete oldest segments above this size per partition; -1: no limit"
+    retention_ms: int = _bounded(
+        7 * DAY_MS,
+        -1,
+        INT64_MAX,
+        help="delete segments older; -1: never. A topic that sets it never gives way to others",
     )
-    segment_bytes: int = _bounded(GIB, KIB, INT32_MAX, help="roll to a new segment at this size")
+    retention_bytes: int = _bounded(
+        -1,
+        -1,
+        INT64_MAX,
+        help="delete oldest segments above this size per partition; -1: no limit. A topic that "
+        "sets it never gives way to others",
+    )
+    segment_bytes: int = _bounded(
+        GIB,
+        KIB,
+        INT32_MAX,
+        help="roll to a new segment at this size, or before if the topic may have to give way and "
+        "does not set it",
+    )
     segment_ms: int = _bounded(7 * DAY_MS, 1, INT64_MAX, help="roll to a new segment at this age")
     index_interval_bytes: int = _bounded(
         4 * KIB, 0, INT32_MAX, help="log bytes between two entries of the offset index"
@@ -110,7 +125,7 @@ class TopicConfig:
     )
     min_insync_replicas: int = _bounded(1, 1, INT32_MAX, help="replicas that acks=all waits for")
     file_delete_delay_ms: int = _bounded(
-        60_000, 0, INT64_MAX, help="deleted segments keep their bytes on disk this long"
+        60_000, 0, INT64_MAX, help="deleted segments stay on disk this long, unless it is full"
     )
     durability: Durability | None = _described(
         None, help="fsync, interval or os; unset: the broker's storage.durability"

@@ -10,6 +10,7 @@ from trio_broker.admin.statistics import (
     BrokerStatistics,
     CommittedOffset,
     ConnectionStatistics,
+    DeletionStatistics,
     FaultStatistics,
     GroupStatistics,
     HandleStatistics,
@@ -17,6 +18,7 @@ from trio_broker.admin.statistics import (
     MemoryStatistics,
     PartitionStatistics,
     RequestStatistics,
+    RetentionStatistics,
     ShardStatistics,
     TopicStatistics,
 )
@@ -50,7 +52,22 @@ def topic(name: str = "orders", partitions: int = 1, **changes: Any) -> TopicSta
         produced_records=100,
         fetched_bytes=2000,
         fetches=5,
-        retention_deleted_bytes=50,
+        retention=retention(),
+    )
+    return attrs.evolve(found, **changes)
+
+
+def retention(**changes: Any) -> RetentionStatistics:
+    found = RetentionStatistics(
+        retention_ms=604_800_000,
+        retention_bytes=-1,
+        segment_bytes=1 << 20,
+        gives_way=True,
+        next_deletion_ms=1_700_000_000_500,
+        deleted=(
+            DeletionStatistics(reason="age", segments=2, size_bytes=20),
+            DeletionStatistics(reason="node_budget", segments=3, size_bytes=30),
+        ),
     )
     return attrs.evolve(found, **changes)
 
@@ -85,6 +102,9 @@ def log_dir(path: str = "/data/logs", **changes: Any) -> LogDirStatistics:
         total_bytes=1000,
         free_bytes=600,
         write_failures=0,
+        log_bytes=300,
+        log_bytes_max=800,
+        produce_refusal="",
         shards=(shard,),
     )
     return attrs.evolve(found, **changes)

@@ -13,7 +13,8 @@ from trio_broker import BrokerConfig, BrokerStatistics, open_broker
 from trio_broker.broker import statistics
 from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.request_counters import LATENCY_BOUNDS_SECONDS, ApiCounter
-from trio_broker.config import NetworkConfig, TopicConfig
+from trio_broker.config import NetworkConfig, StorageConfig, TopicConfig
+from trio_broker.errors import RequestError
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
 from trio_broker.names import TopicName
@@ -124,6 +125,28 @@ async def test_what_retention_gives_back_is_counted(config: BrokerConfig) -> Non
         assert topic.retention_deleted_bytes > 0
         kept = topic.partitions[0].size_bytes
         assert kept + topic.retention_deleted_bytes == topic.produced_bytes
+        by_reason = {each.reason: each for each in topic.retention.deleted}
+        assert set(by_reason) == {"age", "size", "start_offset", "node_budget"}
+        assert by_reason["size"].size_bytes == topic.retention_deleted_bytes
+        assert by_reason["size"].segments > 5
+        assert (topic.retention.retention_bytes, topic.retention.gives_way) == (1024, True)
+        assert topic.retention.next_deletion_ms is not None
+
+
+async def test_the_budget_of_logs_is_told(config: BrokerConfig) -> None:
+    config = config.with_values(storage=StorageConfig(bytes_max=100_000))
+    async with running(config) as run:
+        await run.broker.create_topic("kept", configs={"retention.ms": "-1"})
+        [log_dir] = run.broker.statistics().log_dirs
+        assert (log_dir.log_bytes_max, log_dir.produce_refusal) == (100_000, "")
+        with pytest.raises(RequestError, match=r"storage\.bytes_max"), trio.fail_after(20):
+            while True:
+                await run.broker.produce("kept", b"x" * 10_000)
+        found = run.broker.statistics()
+        assert found.log_dirs[0].log_bytes > 100_000
+        assert "100000 bytes" in found.log_dirs[0].produce_refusal
+        topic = topic_of(found, "kept")
+        assert (topic.retention.gives_way, topic.retention.next_deletion_ms) == (False, None)
 
 
 # ----------------------------------------------------------------------------------------- groups

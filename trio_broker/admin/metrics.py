@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from trio_broker.admin import kafka_exporter
 from trio_broker.admin.families import Family, Row, Shown
+from trio_broker.admin.storage_families import BUDGET_FAMILIES, RETENTION_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,11 +147,6 @@ def _produced_batches(shown: Shown) -> Iterator[Row]:
 def _fetches(shown: Shown) -> Iterator[Row]:
     for topic in shown.statistics.topics:
         yield (topic.name,), topic.fetches
-
-
-def _deleted_bytes(shown: Shown) -> Iterator[Row]:
-    for topic in shown.statistics.topics:
-        yield (topic.name,), topic.retention_deleted_bytes
 
 
 def _committed(shown: Shown) -> Iterator[Row]:
@@ -298,13 +294,7 @@ FAMILIES: Final = (
         "Partitions' parts of Fetch responses that held records.",
         _fetches,
     ),
-    Family(
-        "trio_broker_retention_deleted_bytes_total",
-        "counter",
-        _TOPIC,
-        "Log given back because of age, size or DeleteRecords.",
-        _deleted_bytes,
-    ),
+    *RETENTION_FAMILIES,
     # --- groups
     Family(
         "trio_broker_group_committed_offset",
@@ -359,6 +349,7 @@ FAMILIES: Final = (
         "Writes that the system refused; nothing of them was kept.",
         "write_failures",
     ),
+    *BUDGET_FAMILIES,
     _per_shard("queue_bytes", "gauge", "Batches waiting for the writer.", "queued_bytes"),
     _per_shard("commits_total", "counter", "Partitions' parts of group commits.", "commits"),
     _per_shard("batches_total", "counter", "Record batches committed.", "committed_batches"),

@@ -43,6 +43,45 @@ class PartitionStatistics:
 
 
 @frozen(kw_only=True)
+class DeletionStatistics:
+    """What one rule of retention has taken away from a topic.
+
+    Attributes:
+        reason: age, size, start_offset (DeleteRecords), or node_budget (logs took too much room).
+        segments: how many.
+        size_bytes: of them.
+    """
+
+    reason: str
+    segments: int
+    size_bytes: int
+
+
+@frozen(kw_only=True)
+class RetentionStatistics:
+    """What is kept of a topic, and what was not.
+
+    Attributes:
+        retention_ms: the age that is kept; -1: any.
+        retention_bytes: the size of a partition that is kept; -1: any.
+        segment_bytes: where segments roll, which may be earlier than the topic's configuration says
+            so that they can give way in small pieces.
+        gives_way: its oldest segments go if logs take too much room, because neither age nor size
+            was set for this topic.
+        next_deletion_ms: when age takes away the next segment if nothing more is written to it, in
+            milliseconds since the Unix epoch; None if there is none to come.
+        deleted: by rule, every one of them.
+    """
+
+    retention_ms: int
+    retention_bytes: int
+    segment_bytes: int
+    gives_way: bool
+    next_deletion_ms: int | None
+    deleted: tuple[DeletionStatistics, ...]
+
+
+@frozen(kw_only=True)
 class TopicStatistics:
     """One topic; it disappears from the statistics the moment its deletion begins.
 
@@ -57,7 +96,7 @@ class TopicStatistics:
         fetched_bytes: record batches sent to consumers, embedded ones included.
         fetches: partitions' parts of Fetch responses that held any. Batches are not counted: that
             would mean looking at each of them on the way out.
-        retention_deleted_bytes: given back because of age, size, or DeleteRecords.
+        retention: what is kept, and what was not.
     """
 
     name: str
@@ -69,7 +108,12 @@ class TopicStatistics:
     produced_records: int
     fetched_bytes: int
     fetches: int
-    retention_deleted_bytes: int
+    retention: RetentionStatistics
+
+    @property
+    def retention_deleted_bytes(self) -> int:
+        """Bytes that retention has taken away, by whatever rule."""
+        return sum(deleted.size_bytes for deleted in self.retention.deleted)
 
 
 @frozen(kw_only=True)
@@ -189,6 +233,10 @@ class LogDirStatistics:
         total_bytes: of its filesystem; None until measured.
         free_bytes: of that, what this process may use; measured every second.
         write_failures: writes that the system refused and that were cut back.
+        log_bytes: what logs take here, counted every few seconds while it changes.
+        log_bytes_max: what they may take, here or (`storage.bytes_max`) in all log dirs together;
+            None until the disk has been measured.
+        produce_refusal: why produce is refused here, else empty.
         shards: by index.
     """
 
@@ -199,6 +247,9 @@ class LogDirStatistics:
     total_bytes: int | None
     free_bytes: int | None
     write_failures: int
+    log_bytes: int
+    log_bytes_max: int | None
+    produce_refusal: str
     shards: tuple[ShardStatistics, ...]
 
 

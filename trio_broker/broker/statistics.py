@@ -31,6 +31,7 @@ from trio_broker.admin.statistics import (
 )
 from trio_broker.broker.replica import ReplicaState
 from trio_broker.broker.request_counters import LATENCY_BOUNDS_SECONDS
+from trio_broker.broker.retention_facts import retention_of
 from trio_broker.wire.api import APIS, ApiKey
 
 if TYPE_CHECKING:
@@ -146,12 +147,18 @@ def _topic(state: BrokerState, routed: RoutedTopic) -> Generator[None, None, Top
     image = state.controller.image
     described = image.topics_by_id.get(routed.topic_id)
     partitions = []
+    now_ms = state.host.wall.now_ms()
+    deletions: list[int] = []
     for index, replica in enumerate(list(routed.replicas)):
         if index % _ITEMS_PER_TURN == 0:
             yield
         is_known = described is not None and index < len(described.partitions)
         known = described.partitions[index] if described is not None and is_known else None
         partitions.append(_partition(index, replica, known))
+        if replica is not None and replica.has_log:
+            due_ms = replica.log.next_deletion_ms(now_ms, upper_offset=replica.high_watermark)
+            if due_ms is not None:
+                deletions.append(due_ms)
     traffic = routed.traffic
     return TopicStatistics(
         name=routed.name,
@@ -163,7 +170,7 @@ def _topic(state: BrokerState, routed: RoutedTopic) -> Generator[None, None, Top
         produced_records=traffic.produced_records,
         fetched_bytes=traffic.fetched_bytes,
         fetches=traffic.fetches,
-        retention_deleted_bytes=sum(traffic.deleted_bytes.values()),
+        retention=retention_of(routed, min(deletions, default=None)),
     )
 
 
@@ -264,6 +271,9 @@ def _log_dir(state: BrokerState, log_dir: LogDir) -> LogDirStatistics:
         total_bytes=None if space is None else space.total_bytes,
         free_bytes=None if space is None else space.free_bytes,
         write_failures=log_dir.write_failures,
+        log_bytes=log_dir.keeper.used_bytes,
+        log_bytes_max=log_dir.keeper.limit_bytes,
+        produce_refusal="" if log_dir.refusal is None else _printable(log_dir.refusal[1]),
         shards=tuple(
             ShardStatistics(
                 index=index,

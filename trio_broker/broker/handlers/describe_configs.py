@@ -12,8 +12,10 @@ from trio_broker.broker.handlers.topic_configs import (
     describe_broker_configs,
     describe_topic_configs,
 )
+from trio_broker.broker.retention_facts import explain
 from trio_broker.errors import ErrorCode
 from trio_broker.names import TopicName, topic_name_fault
+from trio_broker.storage.pressure import PROMISES
 from trio_broker.wire.messages.describe_configs import (
     DescribeConfigsRequest,
     DescribeConfigsResource,
@@ -26,6 +28,7 @@ from trio_broker.wire.messages.describe_configs import (
 if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
+    from trio_broker.names import TopicId
 
 
 async def handle(
@@ -42,7 +45,7 @@ async def handle(
 def _describe(
     state: BrokerState, resource: DescribeConfigsResource, request: DescribeConfigsRequest
 ) -> DescribeConfigsResult:
-    code, message, entries = _entries(state, resource)
+    code, message, entries = _entries(state, resource, request)
     if resource.configuration_keys:  # null and empty: all of them
         wanted = set(resource.configuration_keys)
         entries = [entry for entry in entries if entry.name in wanted]
@@ -56,7 +59,7 @@ def _describe(
 
 
 def _entries(
-    state: BrokerState, resource: DescribeConfigsResource
+    state: BrokerState, resource: DescribeConfigsResource, request: DescribeConfigsRequest
 ) -> tuple[ErrorCode, str | None, list[ConfigEntry]]:
     name = resource.resource_name
     if resource.resource_type == ResourceType.TOPIC:
@@ -66,11 +69,10 @@ def _entries(
         topic = state.controller.image.topics_by_name.get(TopicName(name))
         if topic is None:
             return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {name[:249]!r}", []
-        return (
-            ErrorCode.NONE,
-            None,
-            describe_topic_configs(state.config, topic.config, topic.configs),
-        )
+        entries = describe_topic_configs(state.config, topic.config, topic.configs)
+        if request.include_documentation:
+            entries = _with_retention(state, topic.topic_id, entries)
+        return ErrorCode.NONE, None, entries
     if resource.resource_type == ResourceType.BROKER:
         if name == "":
             return ErrorCode.NONE, None, []  # the cluster-wide dynamic defaults: there are none
@@ -83,6 +85,22 @@ def _entries(
         f"resources of type {resource.resource_type} have no configuration here",
         [],
     )
+
+
+def _with_retention(
+    state: BrokerState, topic_id: TopicId, entries: list[ConfigEntry]
+) -> list[ConfigEntry]:
+    """Say with the configs of retention what comes of them: when, and what is gone already."""
+    routed = state.router.by_id.get(topic_id)
+    if routed is None:
+        return entries
+    now_ms = state.host.wall.now_ms()
+    return [
+        entry._replace(documentation=f"{entry.documentation}. {explain(routed, now_ms)}")
+        if entry.name in PROMISES
+        else entry
+        for entry in entries
+    ]
 
 
 def _result(entry: ConfigEntry, request: DescribeConfigsRequest) -> DescribeConfigsResourceResult:
