@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -384,3 +385,14 @@ async def test_too_many_connections_are_closed_at_once(world: World) -> None:
         await run.wait_idle()
         async with world.connect() as client:
             assert await client.call(ApiVersionsRequest(), 0) is not None
+
+
+@simulated
+async def test_errors_of_accept_are_those_of_one_client_or_pass(world: World) -> None:
+    async with world.running() as run:
+        [listener] = world.machine.network._listeners.values()
+        for number in (errno.ECONNABORTED, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EMFILE):
+            listener.fail_accept(number)
+            async with world.connect() as client:
+                assert await client.call(ApiVersionsRequest(), 0) is not None
+        await run.wait_idle()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import trio
 
 from tests.broker.harness import World, codes, failing, running, simulated
@@ -89,52 +88,54 @@ async def committed(
     }
 
 
-@pytest.mark.parametrize("version", range(2, 11))
-async def test_every_version_commits(wire_config: BrokerConfig, version: int) -> None:
+async def test_every_version_commits(wire_config: BrokerConfig) -> None:
     async with running(wire_config) as run:
-        topic_id = await run.broker.create_topic("orders", partitions=2)
-        topic = topic_id if version >= 10 else "orders"
-        async with run.connect() as client:
-            assert await commit(client, 5, 6, topic=topic, version=version) == [0, 0]
-            assert await commit(client, 7, 8, 9, topic=topic, version=version) == [
-                0,
-                0,
-                ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
-            ]
-            epoch = 3 if version >= 6 else -1
-            found = await committed(client)
-            assert found == {"orders": [(0, 7, epoch, "here", 0), (1, 8, epoch, "here", 0)]}
-            unknown = ZERO_TOPIC_ID if version >= 10 else "nowhere"
-            assert await commit(client, 1, topic=unknown, version=version) == [
-                ErrorCode.UNKNOWN_TOPIC_ID
-                if version >= 10
-                else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-            ]
+        for version in range(2, 11):
+            topic_id = await run.broker.create_topic("orders", partitions=2)
+            topic = topic_id if version >= 10 else "orders"
+            async with run.connect() as client:
+                assert await commit(client, 5, 6, topic=topic, version=version) == [0, 0]
+                assert await commit(client, 7, 8, 9, topic=topic, version=version) == [
+                    0,
+                    0,
+                    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+                ]
+                epoch = 3 if version >= 6 else -1
+                found = await committed(client)
+                assert found == {"orders": [(0, 7, epoch, "here", 0), (1, 8, epoch, "here", 0)]}
+                unknown = ZERO_TOPIC_ID if version >= 10 else "nowhere"
+                assert await commit(client, 1, topic=unknown, version=version) == [
+                    ErrorCode.UNKNOWN_TOPIC_ID
+                    if version >= 10
+                    else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+                ]
+            await run.broker.delete_topic("orders")
 
 
-@pytest.mark.parametrize("version", range(1, 11))
-async def test_every_version_fetches_what_was_committed(
-    wire_config: BrokerConfig, version: int
-) -> None:
+async def test_every_version_fetches_what_was_committed(wire_config: BrokerConfig) -> None:
     async with running(wire_config) as run:
-        topic_id = await run.broker.create_topic("orders", partitions=2)
-        topic = topic_id if version >= 10 else "orders"
-        async with run.connect() as client:
-            epoch = 3 if version >= 5 else -1
-            nothing = [(0, -1, -1, "", 0), (1, -1, -1, "", 0)]
-            assert await committed(client, version, topic=topic) == {topic: nothing}
-            assert await commit(client, 42) == [0]
-            something = [(0, 42, epoch, "here", 0), nothing[1]]
-            assert await committed(client, version, topic=topic) == {topic: something}
-            assert await committed(client, version, topic=topic, group="others") == {topic: nothing}
-            if version >= 2:
-                every = await committed(client, version, partitions=None)
-                assert every == {topic: something[:1]}
-                assert await committed(client, version, partitions=None, group="others") == {}
-            unknown = ZERO_TOPIC_ID if version >= 10 else "nowhere"
-            code = ErrorCode.UNKNOWN_TOPIC_ID if version >= 10 else 0
-            found = await committed(client, version, topic=unknown, partitions=(0,))
-            assert found == {unknown: [(0, -1, -1, "", code)]}
+        for version in range(1, 11):
+            topic_id = await run.broker.create_topic("orders", partitions=2)
+            topic = topic_id if version >= 10 else "orders"
+            async with run.connect() as client:
+                epoch = 3 if version >= 5 else -1
+                nothing = [(0, -1, -1, "", 0), (1, -1, -1, "", 0)]
+                assert await committed(client, version, topic=topic) == {topic: nothing}
+                assert await commit(client, 42) == [0]
+                something = [(0, 42, epoch, "here", 0), nothing[1]]
+                assert await committed(client, version, topic=topic) == {topic: something}
+                assert await committed(client, version, topic=topic, group="others") == {
+                    topic: nothing
+                }
+                if version >= 2:
+                    every = await committed(client, version, partitions=None)
+                    assert every == {topic: something[:1]}
+                    assert await committed(client, version, partitions=None, group="others") == {}
+                unknown = ZERO_TOPIC_ID if version >= 10 else "nowhere"
+                code = ErrorCode.UNKNOWN_TOPIC_ID if version >= 10 else 0
+                found = await committed(client, version, topic=unknown, partitions=(0,))
+                assert found == {unknown: [(0, -1, -1, "", code)]}
+            await run.broker.delete_topic("orders")
 
 
 async def test_refused_commits(wire_config: BrokerConfig) -> None:

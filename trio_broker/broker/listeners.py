@@ -27,8 +27,25 @@ logger = logging.getLogger("trio_broker.listeners")
 
 #: accept() errors that mean "not now": too many files, no memory.
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-#: accept() errors that concern one client only.
-_CLIENT_GONE = frozenset({errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
+#: accept() errors that concern one client only. Linux hands over what has already gone wrong on the
+#: new connection (accept(2), "Error handling").
+_CLIENT_GONE = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPERM",
+        "EPROTO",
+        "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+)
 _OVERLOAD_PAUSE_SECONDS = 0.1
 _LOG_INTERVAL_SECONDS = 10.0
 
