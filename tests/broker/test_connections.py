@@ -248,11 +248,11 @@ async def test_a_peer_that_stops_in_a_large_request_gives_its_memory_back(world:
                 await client.send_bytes(bytes(650_000))
             await trio.sleep(5)
             assert not run.state.request_memory.has_room
-            # The next request is being waited for already; the one after it waits until one of
-            # the two is given up.
-            assert (await other.produce(make_batch(bytes(10)))).error_code == 0
+            # The next request is being waited for already; the one after it waits, at the latest,
+            # until one of the two is given up.
             began = trio.current_time()
-            assert (await other.produce(make_batch(bytes(10)))).error_code == 0
+            for _ in range(2):
+                assert (await other.produce(make_batch(bytes(10)))).error_code == 0
             assert 10 < trio.current_time() - began < 25
         await run.wait_idle()
 
