@@ -1,7 +1,10 @@
 """The commands. Each turns its arguments into one call and the outcome into an exit code.
 
-Exit codes of `serve`: 0 stopped in order, 1 failed, 2 usage or configuration, 3 forced. Of the
-others: 0 done, 1 failed or found damage, 2 usage.
+What a command needs is imported when it runs: this file, and every file that declares commands,
+imports click and little else, so that help and completion answer at once (pinned by a test).
+
+Exit codes of `serve`: 0 stopped in order, 1 failed, 2 usage or configuration, 3 forced. Those of
+the others are in `exits`.
 """
 
 from __future__ import annotations
@@ -12,13 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import click
-import trio
 
 from trio_broker import __version__
-from trio_broker.cli.configuration import SERVER_DEFAULTS, build_config, describe_settings
-from trio_broker.cli.logs import LEVELS, logging_to_stderr
-from trio_broker.cli.main import EXIT_CRASH, EXIT_USAGE
-from trio_broker.errors import ConfigError, TrioBrokerError
+from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from trio_broker.config import BrokerConfig
@@ -34,6 +33,8 @@ def _list_settings(context: click.Context, assignments: tuple[str, ...]) -> None
     """Answer ``-X list`` and end the command."""
     if "list" not in assignments:
         return
+    from trio_broker.cli.configuration import describe_settings
+
     for key, default, text in describe_settings():
         click.echo(f"{key}={default}\n    {text}")
     context.exit()
@@ -45,6 +46,9 @@ def _config_or_exit(
     listeners: tuple[str, ...],
     advertised: str | None,
 ) -> BrokerConfig:
+    from trio_broker.cli.configuration import SERVER_DEFAULTS, build_config
+    from trio_broker.errors import ConfigError
+
     try:
         return build_config(
             assignments,
@@ -116,7 +120,12 @@ def _http_assignments(http: str | None, token: str | None) -> tuple[str, ...]:
     multiple=True,
     help="Set any configuration value; `-X list` shows them all.",
 )
-@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "text", "json"]),
@@ -149,9 +158,13 @@ def serve(
         listeners,
         advertised,
     )
+    import trio
+
     from trio_broker.broker.http_server import missing_libraries
     from trio_broker.broker.server_main import run_server
     from trio_broker.broker.service_notifier import ServiceManager
+    from trio_broker.cli.logs import logging_to_stderr
+    from trio_broker.errors import TrioBrokerError
 
     if config.http.listen is not None and (missing := missing_libraries()):
         click.echo(
@@ -174,7 +187,7 @@ def serve(
             )
         except (TrioBrokerError, OSError) as error:
             click.echo(f"trio-broker: cannot start: {error}", err=True)
-            code = EXIT_CRASH
+            code = EXIT_FAILED
     sys.exit(code)
 
 
@@ -193,13 +206,16 @@ def demo(records: int, record_bytes: int, durability: str) -> None:
 
     Everything happens in a temporary directory that is removed at the end.
     """
+    import trio
+
     from trio_broker.cli.demo import run_demo
+    from trio_broker.errors import TrioBrokerError
 
     try:
         trio.run(run_demo, records, record_bytes, durability)
     except (TrioBrokerError, OSError) as error:
         click.echo(f"trio-broker demo: {error}", err=True)
-        sys.exit(EXIT_CRASH)
+        sys.exit(EXIT_FAILED)
 
 
 @command_line.group()
@@ -218,6 +234,7 @@ _LOG_PATH = click.argument("path", type=click.Path(exists=True, file_okay=False)
 def log_inspect(path: str, *, batches: bool, records: bool, from_offset: int) -> None:
     """Describe the logs at or under PATH: a partition's directory, a log dir, or a data dir."""
     from trio_broker.cli.log_tools import inspect_lines
+    from trio_broker.errors import TrioBrokerError
 
     lines = inspect_lines(path, batches=batches, records=records, from_offset=from_offset)
     try:
@@ -225,7 +242,7 @@ def log_inspect(path: str, *, batches: bool, records: bool, from_offset: int) ->
             click.echo(line)
     except (TrioBrokerError, OSError) as error:
         click.echo(f"trio-broker log: {error}", err=True)
-        sys.exit(EXIT_CRASH)
+        sys.exit(EXIT_FAILED)
 
 
 @log.command("verify")
@@ -238,6 +255,7 @@ def log_verify(path: str) -> None:
     there is damage or a tail that is not sound.
     """
     from trio_broker.cli.log_tools import verify_lines
+    from trio_broker.errors import TrioBrokerError
 
     found = False
     try:
@@ -246,5 +264,5 @@ def log_verify(path: str) -> None:
             found = found or is_bad
     except (TrioBrokerError, OSError) as error:
         click.echo(f"trio-broker log: {error}", err=True)
-        sys.exit(EXIT_CRASH)
-    sys.exit(EXIT_CRASH if found else 0)
+        sys.exit(EXIT_FAILED)
+    sys.exit(EXIT_FAILED if found else 0)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LINES_QUEUED_MAX = 10_000
-LEVELS = ("debug", "info", "warning", "error")
 
 
 class _BoundedQueueHandler(logging.handlers.QueueHandler):
@@ -80,7 +79,7 @@ def logging_to_stderr(level: str, *, as_json: bool) -> Iterator[None]:
     At the end everything queued is written, which waits for whoever reads stderr.
 
     Args:
-        level: one of `LEVELS`.
+        level: debug, info, warning or error.
         as_json: one JSON object a line, else text for people.
     """
     lines: queue.Queue[Any] = queue.Queue(LINES_QUEUED_MAX)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 
-EXIT_CRASH = 1
-EXIT_USAGE = 2
+from trio_broker.cli.exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 #: Modules the commands need that an embedded broker does not.
 _NEEDED = ("click", "rich", "structlog")
@@ -22,6 +22,40 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(EXIT_USAGE)
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        code = EXIT_BROKEN_PIPE
+        # What is still buffered has nowhere to go; the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk behind stdout, for example: commands report what else can fail themselves.
+        print(f"trio-broker: {error}", file=sys.stderr)
+        code = EXIT_FAILED
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code.
+
+    Click's own handling would end with 1 for an interrupt and for a reader that has gone.
+    """
+    import click
+
     from trio_broker.cli.commands import command_line
 
-    command_line(prog_name="trio-broker")
+    try:
+        result = command_line.main(prog_name="trio-broker", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort as abort:
+        if isinstance(abort.__cause__, EOFError):
+            print("trio-broker: stdin has ended; there was no answer", file=sys.stderr)
+            return EXIT_USAGE
+        return EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
