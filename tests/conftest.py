@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Helpers that assert, before any test module imports them.
 pytest.register_assert_rewrite("tests.broker.harness", "tests.group.harness")
 
+pytest_plugins = ["pytester"]
+
 SEED = pytest.StashKey[int]()
 
 # Shared machines pause for longer than Hypothesis' default deadline of 200 ms.
@@ -31,8 +33,11 @@ hypothesis.settings.register_profile("trio-broker", deadline=None, print_blob=Tr
 hypothesis.settings.load_profile("trio-broker")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Add our options."""
+    if not pluginmanager.has_plugin("trio_broker"):
+        # Installed with -e before the package had a plugin, so that pytest does not know of it.
+        pluginmanager.import_plugin("trio_broker.testing.pytest_plugin")
     parser.addoption("--seed", type=int, default=None, help="repeat the run that printed this seed")
 
 
