@@ -91,6 +91,7 @@ def log_dir(path: str = "/data/logs", **changes: Any) -> LogDirStatistics:
         commits=8,
         committed_batches=9,
         committed_bytes=10,
+        is_running=True,
         restarts=0,
         stuck_seconds=0.0,
     )

@@ -28,7 +28,6 @@ from trio_broker.config import Durability, TopicConfig
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
-from trio_broker.storage.log import Log
 from trio_broker.testing.sim.faults import DiskFaults
 
 TWO_DISKS = {"log_dirs": ("/disk-a", "/disk-b")}
@@ -191,20 +190,16 @@ async def test_a_fault_in_a_shard_stops_there_and_the_shard_runs_again(world: Wo
         async with world.connect() as client:
             for replica in (bad, good):
                 assert await code_of(client, replica) == 0
-            planned, victim = Log.plan_append, bad.log
 
-            def plan_append(log: Log, *arguments: Any, **options: Any) -> Any:
-                if log is victim:
-                    raise ZeroDivisionError("a bug")
-                return planned(log, *arguments, **options)
+            def fail() -> None:
+                raise ZeroDivisionError("a bug")
 
-            Log.plan_append = plan_append  # type: ignore[method-assign]
-            try:
-                assert await code_of(client, bad) == ErrorCode.KAFKA_STORAGE_ERROR
-                assert bad.state is ReplicaState.OFFLINE
-                assert await code_of(client, good) == 0
-            finally:
-                Log.plan_append = planned  # type: ignore[method-assign]
+            bad.shard._take = fail  # type: ignore[method-assign]
+            assert await code_of(client, bad) == ErrorCode.KAFKA_STORAGE_ERROR
+            assert bad.state is ReplicaState.OFFLINE
+            assert not bad.shard.is_running
+            assert await code_of(client, good) == 0
+            del bad.shard._take
             # A topic made meanwhile waits for the shard too.
             await run.broker.create_topic("carts", partitions=2)
             await eventually(lambda: not any(r.refusal for r in run.state.router.replicas()))

@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from attrs import frozen
+
+if TYPE_CHECKING:
+    from trio_broker.admin.statistics import FaultStatistics
 
 #: Phases of `broker.phase.Phase`, by what they mean here.
 _SERVING: Final = "serving"
@@ -23,6 +26,10 @@ _DISK_OK: Final = "ok"
 _DISK_FAILED: Final = "failed"
 #: A system call that has been running for longer than this is worth a reason.
 _STUCK_SECONDS: Final = 5.0
+#: Boundaries, those that stopped a fault last, and offline replicas of each shard, of which the
+#: details are told.
+FAULTS_SHOWN: Final = 50
+OFFLINE_SHOWN: Final = 20
 
 
 @frozen(kw_only=True)
@@ -35,6 +42,8 @@ class ShardHealth:
         offline_replicas: how many of them it cannot serve now.
         restarts: how often it failed and was started again.
         stuck_seconds: how long the system call it is in has been running.
+        is_running: False between a fault and the next start.
+        offline: some of those replicas, and why each is offline.
     """
 
     index: int
@@ -42,6 +51,8 @@ class ShardHealth:
     offline_replicas: int
     restarts: int
     stuck_seconds: float
+    is_running: bool = True
+    offline: tuple[tuple[str, str], ...] = ()
 
 
 @frozen(kw_only=True)
@@ -74,12 +85,14 @@ class HealthFacts:
         uptime_seconds: since the broker began to start.
         log_dirs: empty until they have been opened.
         leaks_suspected: owners that hold files for longer than they may.
+        faults: what boundaries of the task tree have stopped; the newest last.
     """
 
     phase: str
     uptime_seconds: float
     log_dirs: tuple[LogDirHealth, ...]
     leaks_suspected: int = 0
+    faults: tuple[FaultStatistics, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -128,6 +141,10 @@ def health(facts: HealthFacts) -> Answer:
             "reasons": verdict.body["reasons"],
             "leaks_suspected": facts.leaks_suspected,
             "log_dirs": [_log_dir(log_dir) for log_dir in facts.log_dirs],
+            "faults": [
+                {"boundary": fault.boundary, "count": fault.count, "last_cause": fault.last_cause}
+                for fault in reversed(facts.faults[-FAULTS_SHOWN:])
+            ],
         },
     )
 
@@ -148,6 +165,8 @@ def reasons(facts: HealthFacts) -> list[str]:
             name = f"shard {shard.index} of log dir {log_dir.path}"
             if shard.stuck_seconds > _STUCK_SECONDS:
                 found.append(f"{name} has been in one system call for {shard.stuck_seconds:.0f} s")
+            if not shard.is_running:
+                found.append(f"{name} has failed and will be started again")
             if shard.offline_replicas and log_dir.state != _DISK_FAILED:
                 found.append(f"{name}: {shard.offline_replicas} of {shard.replicas} offline")
     if facts.leaks_suspected:
@@ -169,6 +188,8 @@ def _log_dir(log_dir: LogDirHealth) -> dict[str, Any]:
                 "offline_replicas": shard.offline_replicas,
                 "restarts": shard.restarts,
                 "stuck_seconds": round(shard.stuck_seconds, 3),
+                "is_running": shard.is_running,
+                "offline": [{"partition": name, "cause": why} for name, why in shard.offline],
             }
             for shard in log_dir.shards
         ],

@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from trio_broker.admin import kafka_exporter
 from trio_broker.admin.families import Family, Row, Shown
+from trio_broker.admin.fault_families import FAULT_FAMILIES
 from trio_broker.admin.storage_families import BUDGET_FAMILIES, RETENTION_FAMILIES
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ COMPATIBLE: Final = {"kafka_exporter": kafka_exporter.FAMILIES}
 #: Value of trio_broker_disk_alert, by the state of a log dir; anything else counts as degraded.
 DISK_ALERTS: Final = {"ok": 0, "low": 1, "degraded": 2, "failed": 3}
 PHASES: Final = ("starting", "recovering", "serving", "draining", "stopping", "stopped")
-#: The boundary of a fault is named by its kind and by what it is, such as "replica orders-0".
-_BOUNDARY_KINDS: Final = ("log dir", "shard", "replica")
 
 _TOPIC = ("topic",)
 _PARTITION = ("topic", "partition")
@@ -204,16 +203,6 @@ def _open_segment_files(shown: Shown) -> Iterator[Row]:
     yield (), sum(files)
 
 
-def _faults(shown: Shown) -> Iterator[Row]:
-    counts = dict.fromkeys(("connection", "handler", *_BOUNDARY_KINDS), 0)
-    for fault in shown.statistics.faults:
-        kinds = (kind for kind in _BOUNDARY_KINDS if fault.boundary.startswith(f"{kind} "))
-        kind = next(kinds, fault.boundary)
-        counts[kind] = counts.get(kind, 0) + fault.count
-    for kind, count in counts.items():
-        yield (kind,), count
-
-
 def _stop_seconds(shown: Shown) -> Iterator[Row]:
     for phase, seconds in shown.statistics.stop_seconds:
         yield (phase,), seconds
@@ -354,6 +343,7 @@ FAMILIES: Final = (
     _per_shard("commits_total", "counter", "Partitions' parts of group commits.", "commits"),
     _per_shard("batches_total", "counter", "Record batches committed.", "committed_batches"),
     _per_shard("bytes_total", "counter", "Bytes committed.", "committed_bytes"),
+    _per_shard("running", "gauge", "0 between a fault and the next start, else 1.", "is_running"),
     _per_shard("restarts_total", "counter", "Restarts after a fault.", "restarts"),
     _per_shard(
         "stuck_seconds",
@@ -389,13 +379,7 @@ FAMILIES: Final = (
         "Longest time that a ready task waited for its turn, in the last 15 s.",
         "event_loop_lag_seconds",
     ),
-    Family(
-        "trio_broker_faults_total",
-        "counter",
-        ("boundary",),
-        "Unexpected errors, by the boundary that stopped them. Any is a bug or a broken disk.",
-        _faults,
-    ),
+    *FAULT_FAMILIES,
     Family(
         "trio_broker_drain_phase_seconds",
         "gauge",

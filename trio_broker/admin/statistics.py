@@ -7,7 +7,17 @@ seconds. A snapshot costs about 2 microseconds for each partition and committed 
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import frozen
+
+#: The boundary of a fault is named by its kind and by what it is, such as "replica orders-0".
+BOUNDARY_KINDS: Final = ("log dir", "shard", "replica")
+
+
+def boundary_kind(boundary: str) -> str:
+    """Return the kind of a boundary; one of which there is one only is a kind of its own."""
+    return next((kind for kind in BOUNDARY_KINDS if boundary.startswith(f"{kind} ")), boundary)
 
 
 @frozen(kw_only=True)
@@ -207,6 +217,7 @@ class ShardStatistics:
         commits: group commits written, counted once for each partition they concerned.
         committed_batches: batches in them.
         committed_bytes: bytes in them.
+        is_running: False between a fault and the next start.
         restarts: how often it failed and was started again.
         stuck_seconds: how long the system call it is in has been running.
     """
@@ -217,6 +228,7 @@ class ShardStatistics:
     commits: int
     committed_batches: int
     committed_bytes: int
+    is_running: bool
     restarts: int
     stuck_seconds: float
 
@@ -317,7 +329,7 @@ class BrokerStatistics:
         tasks: of the whole Trio program, an embedding one's included.
         event_loop_lag_seconds: longest time in the last quarter of a minute that a task which was
             ready had to wait for its turn.
-        faults: by boundary.
+        faults: by boundary; the one that has stopped a fault last comes last.
         stop_seconds: how long each phase of the stop took, as far as it has come.
     """
 

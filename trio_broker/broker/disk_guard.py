@@ -164,5 +164,4 @@ class DiskGuard:
             return
         before = health.state
         health.recovered(space)
-        self._backoff.attempts = 0
         await log_dir.disk_changed(before)

@@ -14,6 +14,7 @@ a minute, and looks at everything again where they have parted.
 from __future__ import annotations
 
 import math
+from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,8 @@ class Housekeeper:
                 await trio.lowlevel.checkpoint()
             replica = self._shard.replicas.get(topic_partition)
             if replica is not None and replica.state is ReplicaState.ONLINE:
-                await self._look_after(replica, is_due=topic_partition in due)
+                look = partial(self._look_after, is_due=topic_partition in due)
+                await replica.shard.attempt(replica, look)
         log_dir = self._shard.log_dir
         if self._shard is log_dir.shards[0]:
             await log_dir.unlink_deleted()

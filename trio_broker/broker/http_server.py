@@ -20,7 +20,6 @@ import trio
 from trio_broker.admin.families import ProcessUsage, Shown
 from trio_broker.broker.listeners import PatientListener
 from trio_broker.broker.statistics import health_facts, snapshot_in_turns
-from trio_broker.broker.supervise import Backoff
 from trio_broker.config import split_address
 from trio_broker.errors import ConfigError, StuckIO
 
@@ -183,12 +182,8 @@ class HttpServer:
 
     async def accept_forever(self, listener: Listener) -> None:
         """Accept clients; after a fault, go on, ever more slowly. Ends with the listener."""
-        backoff = Backoff()
-        while True:
-            fault = await self._state.supervisor.absorb("http server", self._accept, listener)
-            if fault is None:
-                return
-            await trio.sleep(backoff.next_seconds(trio.current_time()))
+        accept = partial(self._accept, listener)
+        await self._state.supervisor.keep_running("http server", accept)
 
     async def _accept(self, listener: Listener) -> None:
         patient = PatientListener(listener)

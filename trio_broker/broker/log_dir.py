@@ -101,6 +101,11 @@ class LogDir:
         return f"<LogDir {self.directory.path} {self.health.state.value} shards={self.shards}>"
 
     @property
+    def boundary(self) -> str:
+        """Name of the boundary at which its faults stop."""
+        return f"log dir {self.directory.path}"
+
+    @property
     def cause(self) -> str:
         """Why the disk is not OK."""
         return self.health.cause
@@ -139,7 +144,7 @@ class LogDir:
             return
         self.health.fail(str(error))
         self._after_change()
-        self.supervisor.record(f"log dir {self.directory.path}", error)
+        self.supervisor.record(self.boundary, error)
 
     def write_failed(self, error: StorageError | OSError) -> None:
         """Take note of a write that the system refused and that was cut back: nothing is lost."""
@@ -416,9 +421,9 @@ async def _open_log_dir(
             async with trio.open_nursery() as shards:
                 for shard in log_dir.shards:
                     await shards.start(shard.serve)
-                shards.start_soon(DiskGuard(log_dir, state.host, storage.ballast_bytes).run)
-                shards.start_soon(log_dir.unlink_when_told)
-                shards.start_soon(log_dir.keeper.run)
+                guard = DiskGuard(log_dir, state.host, storage.ballast_bytes)
+                for work in (guard.run, log_dir.unlink_when_told, log_dir.keeper.run):
+                    shards.start_soon(state.supervisor.keep_running, log_dir.boundary, work)
                 yield log_dir
                 shards.cancel_scope.cancel()
         finally:

@@ -40,14 +40,16 @@ class PacedLog:
         self._written_at[cause] = now
         return True
 
-    def log(self, level: int, cause: str, message: str) -> None:
+    def log(
+        self, level: int, cause: str, message: str, *, exc_info: BaseException | None = None
+    ) -> None:
         """Write a line, unless there was one about this cause a moment ago."""
         if not self.is_time(cause):
             self._left_out[cause] += 1
             return
         left_out = self._left_out.pop(cause, 0)
         more = f" ({left_out} more lines like this were left out)" if left_out else ""
-        self._logger.log(level, "%s%s", message, more)
+        self._logger.log(level, "%s%s", message, more, exc_info=exc_info)
 
 
 class DeletionLog:

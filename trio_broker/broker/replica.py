@@ -132,6 +132,11 @@ class Replica:
         return text + ">"
 
     @property
+    def boundary(self) -> str:
+        """Name of the boundary at which its faults stop."""
+        return f"replica {self.topic.name}-{self.partition}"
+
+    @property
     def log(self) -> Log:
         """The open log; only to be asked for while `has_log`."""
         assert self._log is not None, f"{self!r} has no log"
@@ -220,7 +225,6 @@ class Replica:
         self.after_failed_sync = False
         self.state = ReplicaState.ONLINE
         self.cause = ""
-        self.backoff.attempts = 0
 
     def follow_topic(self) -> None:
         """Let the open log have the configuration of its topic, which may have changed."""

@@ -14,13 +14,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import trio
 
+from trio_broker.broker.group_commit import PlannedCommit, commit_job, no_room
+from trio_broker.broker.paced_log import PacedLog
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.broker.shard_upkeep import ShardUpkeep
-from trio_broker.broker.supervise import Backoff
+from trio_broker.broker.supervise import Backoff, described
 from trio_broker.config import INT32_MAX, Durability
 from trio_broker.errors import (
     AppendFailed,
@@ -33,7 +35,7 @@ from trio_broker.errors import (
 from trio_broker.storage.log import Accepted, BatchToAppend, Duplicate, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import TypeAlias
 
     from trio_broker.broker.append_slot import AppendSlot
@@ -43,52 +45,14 @@ if TYPE_CHECKING:
     from trio_broker.host.interface import Host, Job, Lane
     from trio_broker.names import TopicPartition
     from trio_broker.storage.checkpoint import LogSummary
-    from trio_broker.storage.log import AppendPlan, Log
+    from trio_broker.storage.log import Log
 
     #: Makes the job that opens a replica's log.
     Opening: TypeAlias = Callable[[Replica], Job[Log]]
 
 logger = logging.getLogger("trio_broker.shard")
 
-
-class PlannedCommit:
-    """One replica's part of a group commit.
-
-    Attributes:
-        log: the replica's when this was planned. By the time the job has ended it may have been
-            closed, with the task of its replica.
-    """
-
-    __slots__ = ("log", "plan", "replica", "size_bytes", "slots", "sync")
-
-    def __init__(
-        self, replica: Replica, slots: list[AppendSlot], plan: AppendPlan, *, sync: bool
-    ) -> None:
-        self.replica = replica
-        self.log = replica.log
-        self.slots = slots
-        self.plan = plan
-        self.sync = sync
-        self.size_bytes = sum(slot.size_bytes for slot in slots)
-
-
-def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[StorageError | OSError | None]]:
-    """Write every part; a part that fails does not keep the next one from being written.
-
-    Unless it failed because a call came back after its deadline: by then nobody waits for the rest,
-    and its plans have been given up.
-    """
-    results: list[StorageError | OSError | None] = []
-    for commit in commits:
-        try:
-            yield from commit.log.append_job(commit.plan, sync=commit.sync)
-        except StuckIO:
-            raise
-        except (StorageError, OSError) as error:
-            results.append(error)
-        else:
-            results.append(None)
-    return results
+P = ParamSpec("P")
 
 
 class Shard(ShardUpkeep):
@@ -126,9 +90,20 @@ class Shard(ShardUpkeep):
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
+        self._paced = PacedLog(logger)
 
     def __repr__(self) -> str:
         return f"<Shard {self.name} replicas={len(self.replicas)} queued={self.queued_bytes} B>"
+
+    @property
+    def boundary(self) -> str:
+        """Name of the boundary at which its faults stop."""
+        return f"shard {self.name}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its tasks run: not between a fault and the next start."""
+        return self._nursery is not None
 
     # Intake: synchronous, called by connections, the embedded API and coordinators.
 
@@ -179,7 +154,7 @@ class Shard(ShardUpkeep):
         backoff = Backoff()
         while True:
             await self.log_dir.supervisor.absorb(
-                f"shard {self.name}", partial(self._run, task_status=task_status)
+                self.boundary, partial(self._run, task_status=task_status)
             )
             task_status = trio.TASK_STATUS_IGNORED
             await trio.sleep(backoff.next_seconds(trio.current_time()))
@@ -208,12 +183,13 @@ class Shard(ShardUpkeep):
             await self.log_dir.keeper.wait_for_room()
             async with self.changes:
                 if self._flush_is_due():
-                    await self._flush(list(self._unflushed))
+                    for replica in list(self._unflushed):
+                        await self.attempt(replica, self._flush)
                 if self._queue:
                     await self._commit(self._take())
                 while self._checkpoints_due:
                     replica, _ = self._checkpoints_due.popitem()
-                    await self._checkpoint(replica)
+                    await self.attempt(replica, self._checkpoint)
 
     async def _wait_for_work(self) -> None:
         """Park until a batch is queued or a flush is due."""
@@ -255,7 +231,7 @@ class Shard(ShardUpkeep):
     async def _commit(self, slots: list[AppendSlot]) -> None:
         """Store batches and resolve their slots, whatever happens."""
         commits: list[PlannedCommit] = []
-        results: list[StorageError | OSError | None] = []
+        results: list[Exception | None] = []
         cause: str | None = None
         try:
             commits = self._plan(slots)
@@ -266,7 +242,7 @@ class Shard(ShardUpkeep):
             self.log_dir.fail(error)
         finally:
             for commit, result in zip(commits, results, strict=False):
-                self._settle(commit, result)
+                self._attempt_now(commit.replica, commit.slots, self._settle, commit, result)
             for commit in commits[len(results) :]:
                 commit.log.abandon(commit.plan)
             for slot in slots:
@@ -279,34 +255,53 @@ class Shard(ShardUpkeep):
         for slot in slots:
             assert slot.replica is not None
             by_replica.setdefault(slot.replica, []).append(slot)
-        now_ms = self._host.wall.now_ms()
-        keeper = self.log_dir.keeper
-        commits = []
+        commits: list[PlannedCommit] = []
         for replica, mine in by_replica.items():
-            if replica.state is not ReplicaState.ONLINE:
-                for slot in mine:
-                    slot.refuse(replica.refusal, replica.cause or None)
-                continue
-            if keeper.refusal is not None and not replica.topic.is_internal:
-                for slot in mine:  # queued before it was refused
-                    _refuse_sequence(slot, now_ms)
-                    slot.refuse(ErrorCode.POLICY_VIOLATION, keeper.refusal)
-                continue
-            batches = [BatchToAppend(slot.buffer, slot.header) for slot in mine if slot.header]
-            assert len(batches) == len(mine), "only checked batches are queued"
-            plan = replica.log.plan_append(
-                batches,
-                now_ms=now_ms,
-                leader_epoch=replica.leader_epoch,
-                segment_bytes_max=(
-                    keeper.segment_bytes_max if replica.topic.rolls_early else INT32_MAX
-                ),
-            )
-            sync = replica.topic.durability is Durability.FSYNC
-            commits.append(PlannedCommit(replica, mine, plan, sync=sync))
+            self._attempt_now(replica, mine, self._plan_part, replica, mine, commits)
         return commits
 
-    def _settle(self, commit: PlannedCommit, result: StorageError | OSError | None) -> None:
+    def _plan_part(
+        self, replica: Replica, slots: list[AppendSlot], commits: list[PlannedCommit]
+    ) -> None:
+        """Add one replica's part to the commit, or refuse it."""
+        now_ms = self._host.wall.now_ms()
+        keeper = self.log_dir.keeper
+        if replica.state is not ReplicaState.ONLINE:
+            for slot in slots:
+                slot.refuse(replica.refusal, replica.cause or None)
+            return
+        if keeper.refusal is not None and not replica.topic.is_internal:
+            for slot in slots:  # queued before it was refused
+                _refuse_sequence(slot, now_ms)
+                slot.refuse(ErrorCode.POLICY_VIOLATION, keeper.refusal)
+            return
+        batches = [BatchToAppend(slot.buffer, slot.header) for slot in slots if slot.header]
+        assert len(batches) == len(slots), "only checked batches are queued"
+        plan = replica.log.plan_append(
+            batches,
+            now_ms=now_ms,
+            leader_epoch=replica.leader_epoch,
+            segment_bytes_max=keeper.segment_bytes_max if replica.topic.rolls_early else INT32_MAX,
+        )
+        sync = replica.topic.durability is Durability.FSYNC
+        commits.append(PlannedCommit(replica, slots, plan, sync=sync))
+
+    def _attempt_now(
+        self,
+        replica: Replica,
+        slots: list[AppendSlot],
+        step: Callable[P, None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Do one replica's part of a commit; a fault stops here, and takes this replica offline."""
+        fault = self.log_dir.supervisor.absorb_now(replica.boundary, step, *args, **kwargs)
+        if fault is not None:
+            self.replica_failed(replica, fault)
+            for slot in slots:
+                slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, replica.cause)
+
+    def _settle(self, commit: PlannedCommit, result: Exception | None) -> None:
         """Publish one replica's part, or take it back."""
         replica, log, plan = commit.replica, commit.log, commit.plan
         if result is not None:
@@ -341,18 +336,24 @@ class Shard(ShardUpkeep):
         self.committed_bytes += commit.size_bytes
         replica.published(plan.size_bytes)
 
-    def _refuse_commit(self, commit: PlannedCommit, error: StorageError | OSError) -> None:
+    def _refuse_commit(self, commit: PlannedCommit, error: Exception) -> None:
         """Answer the slots of a part that could not be stored, and judge the damage."""
         replica = commit.replica
-        message = f"{replica.topic.name}-{replica.partition}: {error}"
+        name = f"{replica.topic.name}-{replica.partition}"
+        message = f"{name}: {error}"
+        if isinstance(error, AppendFailed):
+            space = self.log_dir.health.space
+            message = f"{name}: {no_room(error, commit.size_bytes, space)}"
         for slot in commit.slots:
             slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, message)
         if isinstance(error, SyncFailed):
             self.log_dir.fail(error)
         elif isinstance(error, AppendFailed) and error.cut_back:
             self.log_dir.write_failed(error)
-        else:
+        elif isinstance(error, StorageError | OSError):
             self.take_offline(replica, message)
+        else:
+            raise error  # a bug; the boundary of the replica stops it
 
     # Replicas.
 
@@ -372,14 +373,16 @@ class Shard(ShardUpkeep):
     async def _live(self, replica: Replica, *, task_status: trio.TaskStatus[None]) -> None:
         try:
             await self.log_dir.supervisor.absorb(
-                f"replica {replica.topic.name}-{replica.partition}",
-                partial(replica.live, task_status=task_status),
+                replica.boundary, partial(replica.live, task_status=task_status)
             )
         finally:
             if replica.state is ReplicaState.CLOSED:
                 self.replicas.pop(replica.topic_partition, None)
 
     async def _open(self, replica: Replica, opening: Opening) -> None:
+        await self.attempt(replica, self._open_log, opening)
+
+    async def _open_log(self, replica: Replica, opening: Opening) -> None:
         try:
             log = await self.lane.run(opening(replica))
         except CorruptLog as error:
@@ -395,9 +398,26 @@ class Shard(ShardUpkeep):
                 replica.go_online(log)
                 self.housekeeper.look_at(replica)
 
+    async def attempt(
+        self,
+        replica: Replica,
+        step: Callable[Concatenate[Replica, P], Awaitable[object]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Do something for one replica; a fault stops here, and takes this replica offline."""
+        supervisor = self.log_dir.supervisor
+        fault = await supervisor.absorb(replica.boundary, step, replica, *args, **kwargs)
+        if fault is not None:
+            self.replica_failed(replica, fault)
+
+    def replica_failed(self, replica: Replica, fault: Exception) -> None:
+        """Take a replica offline after a fault that its boundary has stopped."""
+        self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {described(fault)}")
+
     def take_offline(self, replica: Replica, cause: str) -> None:
         """Stop serving one replica and open it again after a while."""
-        logger.error("replica goes offline: %s", cause)
+        self._paced.log(logging.ERROR, "offline", f"replica goes offline: {cause}")
         replica.go_offline(cause)
         if self._nursery is not None:
             self._nursery.start_soon(self._revive, replica)
@@ -462,6 +482,8 @@ class Shard(ShardUpkeep):
                 [self.log_dir.begin_deletion_job(replica.topic_partition) for replica in replicas],
             )
         self.log_dir.deletion_begun(replicas)
+        for replica in replicas:
+            self.log_dir.supervisor.forget(replica.boundary)
 
     def stop_housekeeping(self) -> None:
         """End the housekeeping task; what it does at this moment is finished or was not begun."""

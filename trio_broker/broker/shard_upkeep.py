@@ -18,8 +18,6 @@ from trio_broker.config import Durability
 from trio_broker.errors import StorageError, StuckIO, SyncFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.config import StorageConfig
     from trio_broker.host.interface import Host, Job, Lane
@@ -68,20 +66,19 @@ class ShardUpkeep:
             or trio.current_time() >= self._flush_deadline()
         )
 
-    async def _flush(self, replicas: Sequence[Replica]) -> None:
-        """Make what these replicas have written durable; the caller holds `changes`."""
-        for replica in replicas:
-            self._unflushed.pop(replica, None)
-            if replica.state is not ReplicaState.ONLINE:
-                continue
-            log = replica.log
-            end_offset = log.log_end_offset
-            try:
-                await self.lane.run(log.flush_job())
-            except (StuckIO, SyncFailed) as error:
-                log.mark_broken()
-                self.log_dir.fail(error)
-                return
+    async def _flush(self, replica: Replica) -> None:
+        """Make what a replica has written durable; the caller holds `changes`."""
+        self._unflushed.pop(replica, None)
+        if replica.state is not ReplicaState.ONLINE:
+            return
+        log = replica.log
+        end_offset = log.log_end_offset
+        try:
+            await self.lane.run(log.flush_job())
+        except (StuckIO, SyncFailed) as error:
+            log.mark_broken()
+            self.log_dir.fail(error)
+        else:
             log.mark_flushed(end_offset)
 
     async def _checkpoint(self, replica: Replica) -> bool:
@@ -117,7 +114,7 @@ class ShardUpkeep:
         self.housekeeper.look_at(replica)
         if _PROMISES.index(replica.log.durability) > _PROMISES.index(before):
             async with self.changes:
-                await self._flush([replica])
+                await self._flush(replica)
 
     # Retention: called by housekeeping, and by DeleteRecords.
 

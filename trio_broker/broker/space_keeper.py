@@ -167,6 +167,8 @@ class SpaceKeeper:
 
     async def run(self) -> None:
         """Keep the space until cancelled or stopped."""
+        if not self._scope.cancel_called:
+            self._scope = trio.CancelScope()  # an earlier run has used the last one up
         try:
             with self._scope:
                 while True:

@@ -66,7 +66,7 @@ class BrokerState:
     supervisor: Supervisor
     served: Mapping[int, ServedApi]
     router: TopicRouter = field(factory=TopicRouter)
-    flusher: ResponseFlusher = field(factory=ResponseFlusher)
+    flusher: ResponseFlusher = field(init=False)
     log_dirs: list[LogDir] = field(factory=list)
     draining: bool = False
     request_memory: MemoryPool = field(init=False)
@@ -92,6 +92,7 @@ class BrokerState:
 
     def __attrs_post_init__(self) -> None:
         """Size the pools."""
+        self.flusher = ResponseFlusher(self.supervisor)
         self.request_memory = MemoryPool(self.config.network.request_memory_bytes)
         self.response_memory = MemoryPool(self.config.network.response_memory_bytes)
         self.requests = RequestCounters(self.served)

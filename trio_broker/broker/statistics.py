@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from trio_broker import __version__
-from trio_broker.admin.health import HealthFacts, LogDirHealth, ShardHealth
+from trio_broker.admin.health import OFFLINE_SHOWN, HealthFacts, LogDirHealth, ShardHealth
 from trio_broker.admin.statistics import (
     BrokerStatistics,
     CommittedOffset,
@@ -89,6 +89,18 @@ def health_facts(state: BrokerState) -> HealthFacts:
         uptime_seconds=trio.current_time() - state.started_at,
         log_dirs=tuple(_log_dir_health(state, log_dir) for log_dir in state.log_dirs),
         leaks_suspected=state.leaks_suspected,
+        faults=_faults(state),
+    )
+
+
+def _faults(state: BrokerState) -> tuple[FaultStatistics, ...]:
+    return tuple(
+        FaultStatistics(
+            boundary=_printable(boundary),
+            count=record.count,
+            last_cause=_printable(record.last_cause),
+        )
+        for boundary, record in state.supervisor.faults.items()
     )
 
 
@@ -132,10 +144,7 @@ def _collect(state: BrokerState) -> Collecting:
         leaks_suspected=state.leaks_suspected,
         tasks=trio.lowlevel.current_statistics().tasks_living,
         event_loop_lag_seconds=state.loop_lag.max_seconds,
-        faults=tuple(
-            FaultStatistics(boundary=boundary, count=record.count, last_cause=record.last_cause)
-            for boundary, record in state.supervisor.faults.items()
-        ),
+        faults=_faults(state),
         stop_seconds=tuple((phase.name, phase.milliseconds / 1000) for phase in state.stop_phases),
     )
 
@@ -282,6 +291,7 @@ def _log_dir(state: BrokerState, log_dir: LogDir) -> LogDirStatistics:
                 commits=shard.commits,
                 committed_batches=shard.committed_batches,
                 committed_bytes=shard.committed_bytes,
+                is_running=shard.is_running,
                 restarts=_restarts(state, shard),
                 stuck_seconds=shard.lane.stuck_seconds,
             )
@@ -295,20 +305,29 @@ def _log_dir_health(state: BrokerState, log_dir: LogDir) -> LogDirHealth:
     return LogDirHealth(
         path=_printable(log_dir.directory.path),
         state=log_dir.health.state.value,
-        cause=log_dir.cause,
+        cause=_printable(log_dir.cause),
         total_bytes=None if space is None else space.total_bytes,
         free_bytes=None if space is None else space.free_bytes,
         shards=tuple(
-            ShardHealth(
-                index=index,
-                replicas=len(shard.replicas),
-                offline_replicas=sum(
-                    replica.state is ReplicaState.OFFLINE for replica in shard.replicas.values()
-                ),
-                restarts=_restarts(state, shard),
-                stuck_seconds=shard.lane.stuck_seconds,
-            )
-            for index, shard in enumerate(log_dir.shards)
+            _shard_health(state, index, shard) for index, shard in enumerate(log_dir.shards)
+        ),
+    )
+
+
+def _shard_health(state: BrokerState, index: int, shard: Shard) -> ShardHealth:
+    offline = [
+        replica for replica in shard.replicas.values() if replica.state is ReplicaState.OFFLINE
+    ]
+    return ShardHealth(
+        index=index,
+        replicas=len(shard.replicas),
+        offline_replicas=len(offline),
+        restarts=_restarts(state, shard),
+        stuck_seconds=shard.lane.stuck_seconds,
+        is_running=shard.is_running,
+        offline=tuple(
+            (f"{replica.topic.name}-{replica.partition}", _printable(replica.cause))
+            for replica in offline[:OFFLINE_SHOWN]
         ),
     )
 
@@ -319,5 +338,5 @@ def _printable(path: str) -> str:
 
 
 def _restarts(state: BrokerState, shard: Shard) -> int:
-    record = state.supervisor.faults.get(f"shard {shard.name}")
+    record = state.supervisor.faults.get(shard.boundary)
     return 0 if record is None else record.count

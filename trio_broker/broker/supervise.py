@@ -14,10 +14,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, ParamSpec
 
+import trio
 from attrs import define, field
+
+from trio_broker.admin.statistics import boundary_kind
+from trio_broker.broker.paced_log import PacedLog
+from trio_broker.errors import StuckIO
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from trio_broker.host.interface import Job
 
 logger = logging.getLogger("trio_broker.supervise")
 
@@ -61,16 +68,18 @@ class Supervisor:
     Attributes:
         reraise: tests set it: an unexpected exception then goes on to the root instead of
             stopping at its boundary, so that a bug fails the test.
-        faults: per boundary, how often it absorbed a fault and the last cause.
+        faults: per boundary, how often it absorbed a fault and the last cause; the boundary that
+            did so last comes last.
     """
 
     reraise: bool = False
     faults: dict[str, FaultRecord] = field(factory=dict)
+    _paced: PacedLog = field(factory=lambda: PacedLog(logger), init=False)
 
     async def absorb(
         self,
         boundary: str,
-        function: Callable[P, Awaitable[None]],
+        function: Callable[P, Awaitable[object]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Exception | None:
@@ -89,12 +98,79 @@ class Supervisor:
                 raise
         return fault
 
+    def absorb_now(
+        self,
+        boundary: str,
+        function: Callable[P, object],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Exception | None:
+        """Do as `absorb` does for a function that does not wait, and so is never cancelled."""
+        try:
+            function(*args, **kwargs)
+        except Exception as fault:
+            self.take(boundary, fault)
+            return fault
+        return None
+
+    async def keep_running(self, boundary: str, function: Callable[[], Awaitable[None]]) -> None:
+        """Run `function` until it ends by itself; after a fault, again, ever more slowly."""
+        backoff = Backoff()
+        while True:
+            fault = await self.absorb(boundary, function)
+            if fault is None:
+                return
+            await trio.sleep(backoff.next_seconds(trio.current_time()))
+
+    def take(self, boundary: str, fault: Exception) -> None:
+        """Take in a fault that a boundary has stopped elsewhere, on a lane for example."""
+        self.record(boundary, fault)
+        if self.reraise:
+            raise fault
+
     def record(self, boundary: str, fault: BaseException) -> None:
-        """Count and log a fault that a boundary has taken care of."""
-        record = self.faults.setdefault(boundary, FaultRecord())
+        """Count and log a fault that a boundary has taken care of.
+
+        However many there are of one kind, the log gets one in ten seconds.
+        """
+        record = self.faults.pop(boundary, None) or FaultRecord()
+        self.faults[boundary] = record
         record.count += 1
-        record.last_cause = f"{type(fault).__name__}: {fault}"
-        logger.error("fault in %s: %s", boundary, record.last_cause, exc_info=fault)
+        record.last_cause = described(fault)
+        self._paced.log(
+            logging.ERROR,
+            f"{boundary_kind(boundary)} {type(fault).__name__}",
+            f"fault in {boundary}: {record.last_cause}",
+            exc_info=fault,
+        )
+
+    def forget(self, boundary: str) -> None:
+        """Drop the name of a boundary that is no more; what it counted goes to all of its kind."""
+        record = self.faults.pop(boundary, None)
+        if record is not None:
+            rest = self.faults.setdefault(boundary_kind(boundary), FaultRecord())
+            rest.count += record.count
+            rest.last_cause = record.last_cause
+
+
+def contained(job: Job[None]) -> Job[Exception | None]:
+    """Run a job to its end and return the fault it ended with, for jobs that share a lane job.
+
+    Raises:
+        StuckIO: a call came back after its deadline; nobody waits for the rest any more.
+    """
+    try:
+        yield from job
+    except StuckIO:
+        raise
+    except Exception as fault:
+        return fault
+    return None
+
+
+def described(fault: BaseException) -> str:
+    """Return what a fault says, in one line."""
+    return f"{type(fault).__name__}: {fault}"
 
 
 def _alone(group: ExceptionGroup[Exception]) -> Exception:

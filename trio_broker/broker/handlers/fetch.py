@@ -115,7 +115,7 @@ async def fetch(
     await memory.wait_for_room()
     memory.take(readable_bytes)
     try:
-        return [[await _read(request, target) for target in topic] for topic in topics]
+        return [[await _answer(state, request, target) for target in topic] for topic in topics]
     finally:
         memory.give_back(readable_bytes)
 
@@ -160,33 +160,42 @@ def _plan(state: BrokerState, request: FetchRequest, targets: list[_Target]) -> 
         replica = target.replica
         if replica is None:
             continue
-        target.plan = None
-        target.code = replica.refusal or replica.epoch_fault(target.wanted.current_leader_epoch)
-        if target.code:
-            continue
-        target.log = replica.log
-        target.diverging = _divergence(target.wanted, replica)
-        if target.diverging is not None:
-            if target.diverging.epoch < 0:
-                target.code = ErrorCode.OFFSET_OUT_OF_RANGE  # of an epoch that is not in this log
-            continue
-        committed = request.isolation_level == READ_COMMITTED
         limit = max(0, min(target.wanted.max_bytes, room - readable_bytes))
         is_first = readable_bytes == 0
-        plan = replica.log.locate(
-            target.wanted.fetch_offset,
-            max_bytes=limit,
-            upper_offset=replica.last_stable_offset if committed else replica.high_watermark,
-            at_least_one=is_first,
+        fault = state.supervisor.absorb_now(
+            replica.boundary, _locate, request, target, replica, limit, at_least_one=is_first
         )
-        if plan is None:
-            target.code = ErrorCode.OFFSET_OUT_OF_RANGE
-            continue
-        target.plan = plan
-        if not plan.is_empty:
+        if fault is not None:
+            target.code = ErrorCode.UNKNOWN_SERVER_ERROR
+        elif target.plan is not None and not target.plan.is_empty:
             # What the plan looks through can be more than what it returns.
-            readable_bytes += max(min(plan.estimated_bytes, limit), is_first)
+            readable_bytes += max(min(target.plan.estimated_bytes, limit), is_first)
     return readable_bytes
+
+
+def _locate(
+    request: FetchRequest, target: _Target, replica: Replica, limit: int, *, at_least_one: bool
+) -> None:
+    """Decide what to read of one partition."""
+    target.plan = None
+    target.code = replica.refusal or replica.epoch_fault(target.wanted.current_leader_epoch)
+    if target.code:
+        return
+    target.log = replica.log
+    target.diverging = _divergence(target.wanted, replica)
+    if target.diverging is not None:
+        if target.diverging.epoch < 0:
+            target.code = ErrorCode.OFFSET_OUT_OF_RANGE  # of an epoch that is not in this log
+        return
+    committed = request.isolation_level == READ_COMMITTED
+    target.plan = replica.log.locate(
+        target.wanted.fetch_offset,
+        max_bytes=limit,
+        upper_offset=replica.last_stable_offset if committed else replica.high_watermark,
+        at_least_one=at_least_one,
+    )
+    if target.plan is None:
+        target.code = ErrorCode.OFFSET_OUT_OF_RANGE
 
 
 def _divergence(wanted: FetchPartition, replica: Replica) -> EpochEndOffset | None:
@@ -218,11 +227,26 @@ async def _park(targets: list[_Target], missing_bytes: int, deadline: float) -> 
             replica.waiters.pop(waiter, None)
 
 
-async def _read(request: FetchRequest, target: _Target) -> PartitionFetchResult:
-    replica, plan, log = target.replica, target.plan, target.log
-    index = target.wanted.index
+async def _answer(
+    state: BrokerState, request: FetchRequest, target: _Target
+) -> PartitionFetchResult:
+    """Read one partition; a fault in that is the answer for this partition, not for others."""
+    replica = target.replica
     if replica is None or target.code:
-        return PartitionFetchResult(index, target.code)
+        return PartitionFetchResult(target.wanted.index, target.code)
+    found = PartitionFetchResult(target.wanted.index, ErrorCode.UNKNOWN_SERVER_ERROR)
+
+    async def read() -> None:
+        nonlocal found
+        found = await _read(request, target, replica)
+
+    await state.supervisor.absorb(replica.boundary, read)
+    return found
+
+
+async def _read(request: FetchRequest, target: _Target, replica: Replica) -> PartitionFetchResult:
+    plan, log = target.plan, target.log
+    index = target.wanted.index
     if replica.refusal or replica.log is not log:
         # Closed, or opened again, while this fetch was reading from others.
         return PartitionFetchResult(index, replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR)
