@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: Every client there is, and confluent-kafka with the other way of rebalancing.
 MEMBERS = ("confluent", "confluent-cooperative", "aiokafka", "kafka-python", "kcat")
 
+#: Short, for those whose death is to be noticed; long, for those that come back under their name
+#: and must do so in time even where starting a process takes seconds.
 SESSION_MS = 3_000
+STATIC_SESSION_MS = 30_000
 HEARTBEAT_MS = 500
 COMMIT_MS = 300
 
@@ -45,11 +48,16 @@ def _own(partitions: Iterable[int]) -> None:
     _say("A " + " ".join(map(str, sorted(partitions))))
 
 
+def session_ms(instance: str) -> int:
+    """Return how long a member may be silent."""
+    return STATIC_SESSION_MS if instance else SESSION_MS
+
+
 def librdkafka_options(instance: str, *, cooperative: bool = False) -> dict[str, Any]:
     """Return the properties in which a member differs from the defaults."""
     options: dict[str, Any] = {
         "auto.offset.reset": "earliest",
-        "session.timeout.ms": SESSION_MS,
+        "session.timeout.ms": session_ms(instance),
         "heartbeat.interval.ms": HEARTBEAT_MS,
         "auto.commit.interval.ms": COMMIT_MS,
     }
@@ -106,7 +114,7 @@ async def run_aiokafka(bootstrap: str, group: str, topic: str, instance: str) ->
         group_id=group,
         group_instance_id=instance or None,
         auto_offset_reset="earliest",
-        session_timeout_ms=SESSION_MS,
+        session_timeout_ms=session_ms(instance),
         heartbeat_interval_ms=HEARTBEAT_MS,
         auto_commit_interval_ms=COMMIT_MS,
     )
@@ -136,7 +144,7 @@ def run_kafka_python(bootstrap: str, group: str, topic: str, instance: str) -> N
         group_id=group,
         group_instance_id=instance or None,
         auto_offset_reset="earliest",
-        session_timeout_ms=SESSION_MS,
+        session_timeout_ms=session_ms(instance),
         heartbeat_interval_ms=HEARTBEAT_MS,
         auto_commit_interval_ms=COMMIT_MS,
     )
