@@ -94,6 +94,14 @@ def test_metadata_that_is_too_long_fails_alone() -> None:
     assert world.codes(world.commit({("t", 0): 1}, group_id="g" * 40_000)) == (E.INVALID_GROUP_ID,)
 
 
+def test_the_format_s_own_limit_holds_where_the_configured_one_is_larger() -> None:
+    world = Harness(offset_metadata_bytes_max=1_048_576)
+    token = world.commit({("t", 0): 1}, metadata="x" * 32_768)
+    assert world.codes(token) == (E.OFFSET_METADATA_TOO_LARGE,)
+    assert world.codes(world.commit({("t", 0): 1}, metadata="x" * 32_767)) == (E.NONE,)
+    assert world.codes(world.commit({("t", 0): 1}, group_id="g" * 32_767)) == (E.NONE,)
+
+
 @pytest.mark.parametrize("version, code", [(8, E.ILLEGAL_GENERATION), (9, E.GROUP_ID_NOT_FOUND)])
 def test_a_generation_needs_a_group(version: int, code: ErrorCode) -> None:
     world = Harness()

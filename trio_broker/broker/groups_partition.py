@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
-    from trio_broker.group.decision import CoordinatorRecord
+    from trio_broker.group.schemas import CoordinatorRecord
     from trio_broker.storage.log import Log
 
 logger = logging.getLogger("trio_broker.groups")

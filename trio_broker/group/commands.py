@@ -13,8 +13,8 @@ from attrs import field, frozen
 from trio_broker.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from trio_broker.group.decision import CoordinatorRecord
     from trio_broker.group.offsets import OffsetToCommit
+    from trio_broker.group.schemas import CoordinatorRecord
     from trio_broker.group.turn import Change, Effect
 
 #: "No member id yet", of a member that joins for the first time.

@@ -69,8 +69,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from trio_broker.config import GroupConfig, LimitsConfig
-    from trio_broker.group.decision import CoordinatorRecord
-    from trio_broker.group.schemas import OffsetCommitValue
+    from trio_broker.group.schemas import CoordinatorRecord, OffsetCommitValue
 
 #: What ListGroups calls groups of this protocol.
 GROUP_TYPE = "classic"
@@ -89,9 +88,7 @@ class GroupMachine:
     def __init__(self, config: GroupConfig, limits: LimitsConfig) -> None:
         self._config = config
         self._timers: Timers[TimerKey] = Timers()
-        self._groups = Groups(
-            groups_max=limits.groups_max, metadata_bytes_max=limits.offset_metadata_bytes_max
-        )
+        self._groups = Groups(groups_max=limits.groups_max)
         self._rebalances = Rebalances(config, self._timers)
         self._membership = Membership(config, self._groups, self._timers, self._rebalances)
         self._commits = Commits(

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_broker.group.classic_group import ClassicGroup, MemoryTally
-from trio_broker.group.decision import CoordinatorRecord
 from trio_broker.group.group_metadata import GroupMetadata, encode_group_metadata
 from trio_broker.group.offsets import CommittedOffsets
 from trio_broker.group.schemas import (
+    CoordinatorRecord,
     GroupMetadataKey,
     OffsetCommitKey,
     OffsetCommitValue,
@@ -33,19 +33,16 @@ class Groups:
 
     Args:
         groups_max: how many there may be.
-        metadata_bytes_max: longest metadata of one committed offset, in bytes of UTF-8.
 
     Attributes:
         offsets: what is committed; changed only here.
         tally: what all members take.
     """
 
-    def __init__(self, *, groups_max: int, metadata_bytes_max: int) -> None:
+    def __init__(self, *, groups_max: int) -> None:
         self._groups_max = groups_max
         self._groups: dict[str, ClassicGroup] = {}
-        self.offsets = CommittedOffsets(
-            groups_max=groups_max, metadata_bytes_max=metadata_bytes_max
-        )
+        self.offsets = CommittedOffsets()
         self.tally = MemoryTally()
 
     def __len__(self) -> int:

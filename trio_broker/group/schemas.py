@@ -43,6 +43,18 @@ _VALUE_VERSION_EXPIRY = 1
 _TAG_TOPIC_ID = 0
 
 
+class CoordinatorRecord(NamedTuple):
+    """One record of the log that backs a coordinator.
+
+    Attributes:
+        key: says what the record is about.
+        value: the newest state of that; None deletes it.
+    """
+
+    key: bytes
+    value: bytes | None
+
+
 class OffsetCommitKey(NamedTuple):
     """Names one committed offset."""
 
