@@ -8,6 +8,7 @@ from typing import Any
 
 from trio_broker.config import GroupConfig, LimitsConfig
 from trio_broker.errors import ErrorCode
+from trio_broker.group.classic_group import Tally
 from trio_broker.group.commands import (
     CommitOffsets,
     GroupDecision,
@@ -36,11 +37,19 @@ class Harness:
         under_way: decisions whose records are neither stored nor refused.
     """
 
-    def __init__(self, *, delay_ms: int = 0, stores_at_once: bool = True, **config: int) -> None:
+    def __init__(
+        self,
+        *,
+        delay_ms: int = 0,
+        stores_at_once: bool = True,
+        total: Tally | None = None,
+        **config: int,
+    ) -> None:
         limit_names = {"groups_max", "offset_metadata_bytes_max"}
         limits = {name: config.pop(name) for name in limit_names & config.keys()}
         self.config = GroupConfig(initial_rebalance_delay_ms=delay_ms, **config)
         self.limits = LimitsConfig(**limits)
+        self.total = total
         self.clock_ms = 0
         self.replies: dict[int, Response] = {}
         self.replied: list[int] = []
@@ -58,7 +67,7 @@ class Harness:
         return Now(WALL_AT_START_MS + self.clock_ms, self.clock_ms)
 
     def _loaded_machine(self) -> GroupMachine:
-        machine = GroupMachine(self.config, self.limits)
+        machine = GroupMachine(self.config, self.limits, self.total)
         for key, value in self.log:
             machine.replay(key, value)
         self.carry_out(machine.loaded(self.now))

@@ -15,6 +15,7 @@ import trio
 
 from trio_broker.broker.groups_partition import GroupsPartition
 from trio_broker.errors import ErrorCode
+from trio_broker.group.classic_group import Tally
 from trio_broker.group.commands import CodesReply, CommitOffsets, GroupDecision, GroupListing, Now
 from trio_broker.group.machine import GroupMachine
 from trio_broker.group.partitioning import offsets_partition
@@ -56,6 +57,7 @@ class GroupCoordinator:
     def __init__(self, state: BrokerState) -> None:
         self._state = state
         self._partitions: list[GroupsPartition] = []
+        self._total = Tally()
         self._creating = trio.Lock()
         self._closed = False
         self._earlier = trio.Event()
@@ -249,7 +251,8 @@ class GroupCoordinator:
 
     async def _take_over(self, routed: RoutedTopic) -> None:
         partitions = [
-            GroupsPartition(self._state, replica, self._woken) for replica in routed.replicas
+            GroupsPartition(self._state, replica, self._total, self._woken)
+            for replica in routed.replicas
         ]
         for partition in partitions:
             await partition.load()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
+    from trio_broker.group.classic_group import Tally
     from trio_broker.group.schemas import CoordinatorRecord
     from trio_broker.storage.log import Log
 
@@ -82,9 +83,14 @@ class GroupsPartition:
     """
 
     def __init__(
-        self, state: BrokerState, replica: Replica | None, woken: Callable[[], None]
+        self,
+        state: BrokerState,
+        replica: Replica | None,
+        total: Tally,
+        woken: Callable[[], None],
     ) -> None:
         self.replica = replica
+        self._total = total
         self.is_loaded = False
         self.wake_at_ms: int | None = None
         self.appends_under_way = 0
@@ -99,7 +105,8 @@ class GroupsPartition:
         return f"<GroupsPartition {self.replica!r} {self.machine!r}>"
 
     def _empty_machine(self) -> GroupMachine:
-        return GroupMachine(self._state.config.group, self._state.config.limits)
+        config = self._state.config
+        return GroupMachine(config.group, config.limits, self._total)
 
     def now(self) -> Now:
         """Return both times."""
@@ -198,6 +205,7 @@ class GroupsPartition:
         replica = self.replica
         if self.is_loaded or replica is None or replica.refusal or self.appends_under_way:
             return
+        self.machine.give_up()
         self.machine = self._empty_machine()
         log = replica.log
         try:

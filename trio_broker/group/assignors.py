@@ -97,11 +97,13 @@ class RangeAssignor:
 
 
 class CooperativeStickyAssignor:
-    """Keeps what members own as far as loads allow, and moves the rest in two steps (KIP-429).
+    """Keeps what members own as far as loads allow, and moves the rest in steps (KIP-429).
 
     First balanced, then sticky: no member could take a partition from one that has at least two
     more, and of all such assignments it is one with few moves. A partition that moves is given to
-    nobody in this generation; its owner gives it up and joins again, and then it is free.
+    nobody in this generation; its owner gives it up and joins again, and then it is free. Nearly
+    always that is all. Where members read different topics, giving out what is free can make
+    another move worth while, and so a third generation.
     """
 
     name = "cooperative-sticky"

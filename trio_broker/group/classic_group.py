@@ -32,17 +32,41 @@ class GroupState(StrEnum):
     DEAD = "Dead"  # the coordinator has let it go
 
 
-class MemoryTally:
-    """About how much memory the members of all groups take.
+class Tally:
+    """How many groups there are, and about how much memory their members take.
+
+    Each partition of ``__consumer_offsets`` counts its own and adds it to that of the broker,
+    because limits are meant for the broker as a whole.
 
     Attributes:
-        size_bytes: metadata and assignments.
+        groups: how many.
+        size_bytes: metadata and assignments of members.
     """
 
-    __slots__ = ("size_bytes",)
+    __slots__ = ("_total", "groups", "size_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, total: Tally | None = None) -> None:
+        self.groups = 0
         self.size_bytes = 0
+        self._total = total
+
+    @property
+    def total(self) -> Tally:
+        """What all partitions have together."""
+        return self if self._total is None else self._total
+
+    def add(self, *, groups: int = 0, size_bytes: int = 0) -> None:
+        """Count something, or with negative numbers no longer."""
+        self.groups += groups
+        self.size_bytes += size_bytes
+        if self._total is not None:
+            self._total.add(groups=groups, size_bytes=size_bytes)
+
+    def leave(self) -> None:
+        """No longer count for the broker: the state of this partition is given up."""
+        if self._total is not None:
+            self._total.add(groups=-self.groups, size_bytes=-self.size_bytes)
+            self._total = None
 
 
 class ClassicGroup:
@@ -98,7 +122,7 @@ class ClassicGroup:
         "_tally",
     )
 
-    def __init__(self, group_id: str, tally: MemoryTally) -> None:
+    def __init__(self, group_id: str, tally: Tally) -> None:
         self.group_id = group_id
         self.state = GroupState.EMPTY
         self.changed_at_ms = UNKNOWN_MS
@@ -229,7 +253,7 @@ class ClassicGroup:
         if not self.members:
             self.protocol_type = protocol_type
         self.members[member.member_id] = member
-        self._tally.size_bytes += member.size_bytes
+        self._tally.add(size_bytes=member.size_bytes)
         if member.group_instance_id is not None:
             self.static_members[member.group_instance_id] = member.member_id
         if self.leader_id is None:
@@ -240,7 +264,7 @@ class ClassicGroup:
         """Drop a member or a pending one; another one becomes leader if need be."""
         member = self.members.pop(member_id, None)
         if member is not None:
-            self._tally.size_bytes -= member.size_bytes
+            self._tally.add(size_bytes=-member.size_bytes)
             instance_id = member.group_instance_id
             if instance_id is not None and self.static_members.get(instance_id) == member_id:
                 del self.static_members[instance_id]
@@ -273,17 +297,17 @@ class ClassicGroup:
         rebalance_timeout_ms: int,
     ) -> None:
         """Take what a member says when it joins again."""
-        self._tally.size_bytes -= member.size_bytes
+        before_bytes = member.size_bytes
         member.protocols = protocols
         member.session_timeout_ms = session_timeout_ms
         member.rebalance_timeout_ms = rebalance_timeout_ms
-        self._tally.size_bytes += member.size_bytes
+        self._tally.add(size_bytes=member.size_bytes - before_bytes)
 
     def assign(self, assignments: Mapping[str, bytes]) -> None:
         """Tell each member what to do; nothing if it is not mentioned."""
         for member in self.members.values():
             assignment = assignments.get(member.member_id, b"")
-            self._tally.size_bytes += len(assignment) - len(member.assignment)
+            self._tally.add(size_bytes=len(assignment) - len(member.assignment))
             member.assignment = assignment
 
     def elect_leader(self) -> bool:

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from trio_broker.config import GroupConfig, LimitsConfig
+    from trio_broker.group.classic_group import Tally
     from trio_broker.group.schemas import CoordinatorRecord, OffsetCommitValue
 
 #: What ListGroups calls groups of this protocol.
@@ -83,12 +84,15 @@ class GroupMachine:
     Args:
         config: timeouts, delays and limits of groups.
         limits: how many groups, and how long the metadata of an offset may be.
+        total: counts the groups of all partitions, which share the limits; None: only this one.
     """
 
-    def __init__(self, config: GroupConfig, limits: LimitsConfig) -> None:
+    def __init__(
+        self, config: GroupConfig, limits: LimitsConfig, total: Tally | None = None
+    ) -> None:
         self._config = config
         self._timers: Timers[TimerKey] = Timers()
-        self._groups = Groups(groups_max=limits.groups_max)
+        self._groups = Groups(groups_max=limits.groups_max, total=total)
         self._rebalances = Rebalances(config, self._timers)
         self._membership = Membership(config, self._groups, self._timers, self._rebalances)
         self._commits = Commits(
@@ -151,6 +155,10 @@ class GroupMachine:
             group.enter(GroupState.DEAD, now.wall_ms)
         self._timers.clear()
         return self._decide(turn)
+
+    def give_up(self) -> None:
+        """Another machine takes the place of this one, which was closed."""
+        self._groups.tally.leave()
 
     def stored(self, decision: GroupDecision, now: Now) -> GroupDecision:
         """The records of a decision are durable: let them take effect."""

@@ -129,7 +129,7 @@ class Membership:
         grown_bytes = size_bytes if known is None else size_bytes - known.size_bytes
         if (
             size_bytes > config.member_metadata_bytes_max
-            or self._groups.tally.size_bytes + grown_bytes > config.membership_bytes_max
+            or self._groups.tally.total.size_bytes + grown_bytes > config.membership_bytes_max
             or (group is None and self._groups.is_full)
         ):
             return ErrorCode.POLICY_VIOLATION

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_broker.group.classic_group import ClassicGroup, MemoryTally
+from trio_broker.group.classic_group import ClassicGroup, Tally
 from trio_broker.group.group_metadata import GroupMetadata, encode_group_metadata
 from trio_broker.group.offsets import CommittedOffsets
 from trio_broker.group.schemas import (
@@ -32,18 +32,19 @@ class Groups:
     """The groups by their ids.
 
     Args:
-        groups_max: how many there may be.
+        groups_max: how many the broker may have.
+        total: counts the groups of all partitions; None: this is the only one.
 
     Attributes:
         offsets: what is committed; changed only here.
-        tally: what all members take.
+        tally: counts these groups and their members.
     """
 
-    def __init__(self, *, groups_max: int) -> None:
+    def __init__(self, *, groups_max: int, total: Tally | None = None) -> None:
         self._groups_max = groups_max
         self._groups: dict[str, ClassicGroup] = {}
         self.offsets = CommittedOffsets()
-        self.tally = MemoryTally()
+        self.tally = Tally(total)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -54,7 +55,7 @@ class Groups:
     @property
     def is_full(self) -> bool:
         """Whether no further group may be created."""
-        return len(self._groups) >= self._groups_max
+        return self.tally.total.groups >= self._groups_max
 
     def get(self, group_id: str) -> ClassicGroup | None:
         """Return a group, if there is such a group."""
@@ -65,6 +66,7 @@ class Groups:
         group = self._groups.get(group_id)
         if group is None:
             group = self._groups[group_id] = ClassicGroup(group_id, self.tally)
+            self.tally.add(groups=1)
         return group
 
     def forget_if_nothing(self, group: ClassicGroup) -> bool:
@@ -76,7 +78,8 @@ class Groups:
             and not group.changes_under_way
             and not self.offsets.fetch_all(group.group_id)
         ):
-            self._groups.pop(group.group_id, None)
+            if self._groups.pop(group.group_id, None) is not None:
+                self.tally.add(groups=-1)
             return True
         return False
 
