@@ -151,7 +151,9 @@ def kafka_config_name(attribute_name: str) -> str:
 class NetworkConfig:
     """Sockets and frames."""
 
-    connections_max: int = _bounded(10_000, 1, 1_000_000, help="connections open at once")
+    connections_max: int = _bounded(
+        10_000, 1, 1_000_000, help="connections open at once, if RLIMIT_NOFILE leaves room for them"
+    )
     connections_per_address_max: int = _bounded(1_000, 1, 1_000_000, help="the same per client IP")
     connection_idle_seconds: float = _bounded(600, 1, 1e6, help="close after this long without use")
     frame_seconds_max: float = _bounded(30, 1, 1e6, help="a started request must arrive within")
@@ -203,7 +205,10 @@ class StorageConfig:
         -1, -1, INT64_MAX, help="bytes of all logs; -1: 80 % of each log dir's disk"
     )
     open_files_max: int = _bounded(
-        0, 0, 1_000_000, help="descriptors for segments; 0: half of RLIMIT_NOFILE"
+        0,
+        0,
+        1_000_000,
+        help="segment files kept open; 0: half of what RLIMIT_NOFILE leaves, at most 16,384",
     )
 
 

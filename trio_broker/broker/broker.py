@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trio_broker.broker")
 
+#: With room for fewer connections than this, somebody should know.
+CONNECTIONS_FEW = 256
 #: Deadline of a stop after the host program was cancelled, or somebody asked twice.
 HURRY_SECONDS = 5.0
 
@@ -100,7 +102,8 @@ class BrokerTree:
         wants it to end calls `request_stop`, and the deadline of that ends it for certain.
         """
         try:
-            with self._scope:
+            with self._scope, self.state.host.fs.spare_descriptors(self.state.descriptors.spares):
+                self._report_descriptors()
                 async with open_http_server(self.state):
                     async with AsyncExitStack() as stack:
                         await self._start_storage(stack)
@@ -113,6 +116,14 @@ class BrokerTree:
         finally:
             self.state.phase = Phase.STOPPED
             self.ended.set()
+
+    def _report_descriptors(self) -> None:
+        budget = self.state.descriptors
+        is_few = budget.connections_max < min(
+            CONNECTIONS_FEW, self.state.config.network.connections_max
+        )
+        level = logging.WARNING if is_few and self.state.config.listeners else logging.INFO
+        logger.log(level, "descriptors: %s", budget)
 
     async def _start_storage(self, stack: AsyncExitStack) -> None:
         state = self.state
@@ -143,7 +154,9 @@ class BrokerTree:
         """Serve until the stop is requested, then close the intake from the outside in."""
         state = self.state
         network = state.config.network
-        gate = ConnectionGate(network.connections_max, network.connections_per_address_max)
+        gate = ConnectionGate(
+            state.descriptors.connections_max, network.connections_per_address_max
+        )
         async with trio.open_nursery() as background:
             background.start_soon(partial(reap_forever, state))
             background.start_soon(partial(shorten_offsets_logs, state))

@@ -142,29 +142,30 @@ class BrokerPages:
             series_max=options.per_partition_max,
         )
         make_page = partial(render, accept=accept, compat=options.compat)
-        return await self._lane.run(
-            _page_job(make_shown, make_page, host.process_facts, host.descriptors_max)
-        )
+        return await self._lane.run(_page_job(make_shown, make_page, host.process_facts))
 
 
 def _page_job(
     make_shown: Callable[[ProcessUsage | None], Shown],
     make_page: Callable[[Shown], tuple[bytes, str]],
     process_facts: Callable[[], ProcessFacts] | None,
-    descriptors_max: int,
 ) -> Job[tuple[bytes, str]]:
     """Ask the machine about the process, and turn everything into text."""
     usage = None
     if process_facts is not None:
-        facts: ProcessFacts = yield process_facts, ()
-        usage = ProcessUsage(
-            cpu_seconds=facts.cpu_seconds,
-            resident_bytes=facts.resident_bytes,
-            open_descriptors=facts.descriptors,
-            descriptors_max=descriptors_max,
-            threads=facts.threads,
-            started_at=facts.started_at,
-        )
+        try:
+            facts: ProcessFacts = yield process_facts, ()
+        except OSError as error:  # it reads files, for which there may be no descriptor left
+            logger.warning("no figures of the process: %s", error)
+        else:
+            usage = ProcessUsage(
+                cpu_seconds=facts.cpu_seconds,
+                resident_bytes=facts.resident_bytes,
+                open_descriptors=facts.descriptors,
+                descriptors_max=facts.descriptors_max,
+                threads=facts.threads,
+                started_at=facts.started_at,
+            )
     shown: Shown = yield make_shown, (usage,)
     page: tuple[bytes, str] = yield make_page, (shown,)
     return page
@@ -186,7 +187,7 @@ class HttpServer:
         await self._state.supervisor.keep_running("http server", accept)
 
     async def _accept(self, listener: Listener) -> None:
-        patient = PatientListener(listener)
+        patient = PatientListener(listener, self._state.accept_log)
         while (stream := await patient.accept()) is not None:
             if self._open_count >= self._state.config.http.connections_max:
                 stream.close()

@@ -1,8 +1,8 @@
 """Accept loops, one per bound address, and the boundary around each connection.
 
 Being out of descriptors or memory is a state, not a fault: it is logged at most every ten seconds,
-and accepting goes on when it has passed. Clients above the limits on connections are closed at
-once, which is the only answer the protocol has for them.
+and accepting goes on when it has passed. Clients above the limits on connections, and those for
+whom there is no descriptor, are closed at once, which is the only answer the protocol has for them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trio_broker.broker.session import Session
 from trio_broker.config import split_address
 
 if TYPE_CHECKING:
+    from trio_broker.broker.paced_log import PacedLog
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import Listener, Stream
 
@@ -47,7 +48,6 @@ _CLIENT_GONE = frozenset(
     if hasattr(errno, name)
 )
 _OVERLOAD_PAUSE_SECONDS = 0.1
-_LOG_INTERVAL_SECONDS = 10.0
 
 
 class ConnectionGate:
@@ -59,16 +59,15 @@ class ConnectionGate:
         self._per_address: Counter[str] = Counter()
         self.open_count = 0
 
-    def enter(self, address: str) -> bool:
-        """Count one more connection from `address`; False if that is one too many."""
-        if (
-            self.open_count >= self._connections_max
-            or self._per_address[address] >= self._per_address_max
-        ):
-            return False
+    def enter(self, address: str) -> str:
+        """Count one more connection from `address`; if that is one too many, return why."""
+        if self.open_count >= self._connections_max:
+            return f"{self._connections_max} are open, which is all that may be"
+        if self._per_address[address] >= self._per_address_max:
+            return f"{self._per_address_max} are open from {address}"
         self.open_count += 1
         self._per_address[address] += 1
-        return True
+        return ""
 
     def leave(self, address: str) -> None:
         """Count one less."""
@@ -94,11 +93,16 @@ async def bind_listeners(state: BrokerState, resources: ExitStack) -> list[Liste
 
 
 class PatientListener:
-    """Accepts at one address, and waits while the system has no room for another client."""
+    """Accepts at one address, and waits while the system has no room for another client.
 
-    def __init__(self, listener: Listener) -> None:
+    Args:
+        listener: at that address.
+        log: says that there is no room, for all addresses together.
+    """
+
+    def __init__(self, listener: Listener, log: PacedLog) -> None:
         self._listener = listener
-        self._last_logged = float("-inf")
+        self._log = log
 
     async def accept(self) -> Stream | None:
         """Return the next client's stream, or None once the listener is closed.
@@ -116,20 +120,31 @@ class PatientListener:
                     continue
                 if error.errno not in _OVERLOADED:
                     raise
-                now = trio.current_time()
-                if now - self._last_logged >= _LOG_INTERVAL_SECONDS:
-                    self._last_logged = now
-                    logger.error("cannot accept clients at %s: %s", self._listener.port, error)
+                self._log.log(
+                    logging.ERROR,
+                    errno.errorcode.get(error.errno or 0, ""),
+                    f"cannot accept clients at {self._listener.port}, those connected already are "
+                    f"served: {error}",
+                )
                 await trio.sleep(_OVERLOAD_PAUSE_SECONDS)
 
 
 async def accept_forever(state: BrokerState, listener: Listener, gate: ConnectionGate) -> None:
     """Accept clients of one address until the listener is closed or the task cancelled."""
-    patient = PatientListener(listener)
+    patient = PatientListener(listener, state.accept_log)
+    turned_away = 0
     while (stream := await patient.accept()) is not None:
+        state.connections_refused += listener.turned_away - turned_away
+        turned_away = listener.turned_away
+        if state.draining:
+            stream.close()
+            continue
         address = stream.peer.rpartition(":")[0]
-        if state.draining or not gate.enter(address):
-            state.connections_refused += not state.draining
+        if refusal := gate.enter(address):
+            state.connections_refused += 1
+            state.accept_log.log(
+                logging.WARNING, "gate", f"a connection from {address} was refused: {refusal}"
+            )
             stream.close()
             continue
         state.connections_accepted += 1

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_broker.log_dir")
 
 
-#: Fewer open segment files than this make no sense.
-FILES_MIN = 16
 #: One line in the log for refused writes in this time, however many there are.
 LOG_INTERVAL_SECONDS = 10.0
 
@@ -377,19 +375,13 @@ async def open_log_dirs(state: BrokerState) -> AsyncIterator[list[LogDir]]:
         LogDirInUse, FormatTooNew, ConfigError: a log dir is not ours to use.
         StorageError, OSError: a disk refused.
     """
-    cache = SegmentCache(_files_max(state))
+    cache = SegmentCache(state.descriptors.files_max)
     async with AsyncExitStack() as stack:
         opened = [
             await stack.enter_async_context(_open_log_dir(state, path, cache))
             for path in state.config.log_directories
         ]
         yield opened
-
-
-def _files_max(state: BrokerState) -> int:
-    """Return how many segment files may stay open: as configured, or half of what is allowed."""
-    configured = state.config.storage.open_files_max
-    return configured or max(FILES_MIN, state.host.descriptors_max // 2)
 
 
 @asynccontextmanager

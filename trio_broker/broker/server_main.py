@@ -17,6 +17,7 @@ import trio
 from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.service_notifier import ServiceNotifier
 from trio_broker.broker.supervise import first_cause
+from trio_broker.host.facts import raise_descriptors_max
 from trio_broker.host.real import real_host
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ async def run_server(
     Raises:
         StorageError, OSError: the broker could not start.
     """
+    raise_descriptors_max()
     tree = BrokerTree(config, real_host())
     try:
         async with trio.open_nursery() as nursery:

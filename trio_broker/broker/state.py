@@ -6,14 +6,17 @@ belongs to a level of the task tree.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
 import trio_util
 from attrs import define, field
 
+from trio_broker.broker.descriptors import DescriptorBudget, divide_descriptors
 from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.memory_pool import MemoryPool
+from trio_broker.broker.paced_log import PacedLog
 from trio_broker.broker.phase import Phase
 from trio_broker.broker.request_counters import RequestCounters
 from trio_broker.broker.response_flusher import ResponseFlusher
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from trio_broker.config import BrokerConfig
     from trio_broker.host.interface import Host
 
+listeners_logger = logging.getLogger("trio_broker.listeners")
+
 
 @define(eq=False)
 class BrokerState:
@@ -42,6 +47,8 @@ class BrokerState:
 
     Attributes:
         served: APIs by number, for ApiVersions.
+        descriptors: how many of the process's descriptors are for what.
+        accept_log: says why clients cannot be accepted, of all listeners together.
         requests: how many of each API were answered, and how quickly.
         phase_changes: the phase, for those who wait for it to change; see `phase`.
         loop_lag: how late the event loop runs.
@@ -69,6 +76,8 @@ class BrokerState:
     flusher: ResponseFlusher = field(init=False)
     log_dirs: list[LogDir] = field(factory=list)
     draining: bool = False
+    descriptors: DescriptorBudget = field(init=False)
+    accept_log: PacedLog = field(factory=lambda: PacedLog(listeners_logger))
     request_memory: MemoryPool = field(init=False)
     response_memory: MemoryPool = field(init=False)
     topic_mutations: TokenBucket = field(init=False)
@@ -91,8 +100,17 @@ class BrokerState:
     _coordinator: GroupCoordinator | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Size the pools."""
+        """Size the pools.
+
+        Raises:
+            ConfigError: see `divide_descriptors`.
+        """
         self.flusher = ResponseFlusher(self.supervisor)
+        self.descriptors = divide_descriptors(
+            self.config,
+            allowed=self.host.descriptors_max,
+            taken=self.host.open_descriptors(),
+        )
         self.request_memory = MemoryPool(self.config.network.request_memory_bytes)
         self.response_memory = MemoryPool(self.config.network.response_memory_bytes)
         self.requests = RequestCounters(self.served)

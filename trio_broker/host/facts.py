@@ -22,6 +22,7 @@ class ProcessFacts(NamedTuple):
     cpu_seconds: float
     threads: int
     descriptors: int
+    descriptors_max: int
     started_at: float
 
 
@@ -87,6 +88,7 @@ def process_facts() -> ProcessFacts:
             cpu_seconds=sum(process.cpu_times()[:2]),
             threads=process.num_threads(),
             descriptors=process.num_fds(),
+            descriptors_max=descriptors_max(),
             started_at=process.create_time(),
         )
 

@@ -18,7 +18,7 @@ import socket
 import stat
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING
 
 from trio_broker.errors import LogDirInUse
@@ -26,6 +26,7 @@ from trio_broker.host import facts
 from trio_broker.host.files import RealFile, make_durable
 from trio_broker.host.interface import FileInfo, OpenFile, Space
 from trio_broker.host.ledger import FileLedger
+from trio_broker.host.spares import SpareDescriptors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +73,9 @@ class RealDirectoryLock:
 class RealFileSystem:
     """Names and space of this machine; the terms are those of `interface.FileSystem`."""
 
-    def __init__(self) -> None:
+    def __init__(self, spares: SpareDescriptors | None = None) -> None:
         self._ledger = FileLedger()
+        self._spares = spares or SpareDescriptors()
 
     def __repr__(self) -> str:
         return f"<RealFileSystem {self._ledger!r}>"
@@ -86,13 +88,13 @@ class RealFileSystem:
         if create:
             flags |= os.O_CREAT
         with self._ledger.call(path):
-            descriptor = os.open(path, flags, _FILE_MODE)
+            descriptor = self._spares.open(path, flags, _FILE_MODE)
             try:
-                found = os.fstat(descriptor)
+                found = os.fstat(descriptor.number)
                 if not stat.S_ISREG(found.st_mode):
                     raise OSError(errno.EINVAL, "not a regular file", path)
             except BaseException:
-                os.close(descriptor)
+                self._spares.close(descriptor)
                 raise
             return RealFile(
                 path,
@@ -102,6 +104,7 @@ class RealFileSystem:
                 device=found.st_dev,
                 opened_at=time.time(),
                 ledger=self._ledger,
+                spares=self._spares,
             )
 
     def rename(self, source: str, target: str) -> None:
@@ -131,7 +134,7 @@ class RealFileSystem:
     def list_directory(self, path: str) -> list[str]:
         """Return the names in a directory, sorted."""
         with self._ledger.call(path):
-            return sorted(os.listdir(path))
+            return sorted(self._spares.call(os.listdir, path))
 
     def stat(self, path: str) -> FileInfo | None:
         """Describe a path without following a link, or return None if there is none."""
@@ -149,11 +152,11 @@ class RealFileSystem:
     def sync_directory(self, path: str) -> None:
         """Make the names created, renamed and removed in this directory durable."""
         with self._ledger.call(path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = self._spares.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                make_durable(descriptor, data_only=False)
+                make_durable(descriptor.number, data_only=False)
             finally:
-                os.close(descriptor)
+                self._spares.close(descriptor)
 
     def space(self, path: str) -> Space:
         """Return the room on the filesystem that holds `path`."""
@@ -201,7 +204,11 @@ class RealFileSystem:
 
     def open_files(self) -> Sequence[OpenFile]:
         """Return every file open through this object, also those whose close is deferred."""
-        return [OpenFile(f.path, f.owner, f.opened_at) for f in self._ledger.files()]
+        return [OpenFile(f.path, f.owner, f.opened_at, f.size) for f in self._ledger.files()]
+
+    def spare_descriptors(self, count: int) -> AbstractContextManager[None]:
+        """See `interface.FileSystem.spare_descriptors`."""
+        return self._spares.hold(count)
 
 
 def _open_own_directory(path: str) -> int:

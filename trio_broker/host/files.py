@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from trio_broker.host.interface import Buffer
     from trio_broker.host.ledger import FileLedger
+    from trio_broker.host.spares import OpenedDescriptor, SpareDescriptors
 
 _log = logging.getLogger(__name__)
 
@@ -75,9 +76,11 @@ class RealFile:
         "owner",
         "size",
         "opened_at",
+        "_opened",
         "_descriptor",
         "_device",
         "_ledger",
+        "_spares",
         "_lock",
         "_calls",
         "_is_closed",
@@ -89,31 +92,35 @@ class RealFile:
         self,
         path: str,
         owner: str,
-        descriptor: int,
+        opened: OpenedDescriptor,
         *,
         size: int,
         device: int,
         opened_at: float,
         ledger: FileLedger,
+        spares: SpareDescriptors,
     ) -> None:
-        """Take over `descriptor`.
+        """Take over a descriptor.
 
         Args:
             path: see the attributes.
             owner: see the attributes.
-            descriptor: closed by this object from now on.
+            opened: closed by this object from now on.
             size: see the attributes.
             device: the filesystem (st_dev).
             opened_at: see the attributes.
             ledger: where this file is entered until its descriptor is gone.
+            spares: where the descriptor comes from.
         """
         self.path = path
         self.owner = owner
         self.size = size
         self.opened_at = opened_at
-        self._descriptor = descriptor
+        self._opened = opened
+        self._descriptor = opened.number
         self._device = device
         self._ledger = ledger
+        self._spares = spares
         self._lock = threading.Lock()
         self._calls = 0
         self._is_closed = False
@@ -130,6 +137,11 @@ class RealFile:
         if self._is_tainted:
             marks.append("tainted")
         return f"<RealFile {self.path!r} of {self.owner} {' '.join(marks)}>"
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether it has a spare descriptor, and so must be closed soon."""
+        return self._opened.is_spare
 
     @property
     def is_in_call(self) -> bool:
@@ -278,7 +290,7 @@ class RealFile:
     def _give_back(self) -> None:
         """Close the descriptor. Reached once: by `close`, or by the last call after it."""
         try:
-            os.close(self._descriptor)
+            self._spares.close(self._opened)
         except OSError as error:
             # The number is free all the same (close(2)). What mattered was synced before.
             _log.warning("closing %s: %s", self.path, error)

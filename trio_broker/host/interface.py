@@ -25,6 +25,7 @@ from attrs import frozen
 
 if TYPE_CHECKING:
     import random
+    from contextlib import AbstractContextManager
     from uuid import UUID
 
     import trio
@@ -64,12 +65,14 @@ class FileInfo(NamedTuple):
 class OpenFile(NamedTuple):
     """One row of the handle ledger: a file that is open now, and whose it is.
 
-    `opened_at` is civil time in seconds since the Unix epoch, for people.
+    `opened_at` is civil time in seconds since the Unix epoch, for people; `size_bytes` is what the
+    disk cannot have back before it is closed, should the file lose its name.
     """
 
     path: str
     owner: str
     opened_at: float
+    size_bytes: int
 
 
 class File(Protocol):
@@ -89,6 +92,13 @@ class File(Protocol):
     @property
     def size(self) -> int:
         """Length in bytes, tracked, never a system call. Safe on the event loop."""
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether the process had no descriptor left but a spare one: close it at once after use.
+
+        See `FileSystem.spare_descriptors`.
+        """
 
     def write_at(self, offset: int, buffers: Sequence[Buffer]) -> int:
         """Write at most `WRITE_BUFFERS_MAX` buffers with one system call; return the bytes written.
@@ -185,6 +195,14 @@ class FileSystem(Protocol):
     def open_files(self) -> Sequence[OpenFile]:
         """Return every file open through this object. Safe on the event loop."""
 
+    def spare_descriptors(self, count: int) -> AbstractContextManager[None]:
+        """Hold `count` descriptors back for the length of a block. Safe on the event loop.
+
+        With none left to the process, files are opened with these (`File.is_spare`), so that who
+        is served already goes on being served; and listeners of the same host use them to turn
+        clients away.
+        """
+
 
 class Lane(Protocol):
     """Runs disk jobs one after another, in order of arrival."""
@@ -273,6 +291,10 @@ class Listener(Protocol):
     async def accept(self) -> Stream:
         """Wait for the next connection. May raise OSError (EMFILE, ENFILE, ECONNABORTED, ...)."""
 
+    @property
+    def turned_away(self) -> int:
+        """How many clients were closed at once because there was no descriptor for them, ever."""
+
     def close(self) -> None:
         """Stop listening; a waiting `accept` raises trio.ClosedResourceError. Idempotent."""
 
@@ -329,6 +351,7 @@ class Host:
         simulated: True on a simulated machine; `open_broker` checks it against the clock in use.
         descriptors_max: how many descriptors this process may have (RLIMIT_NOFILE).
         process_facts: tells what this process uses, for a job; None on a simulated machine.
+        open_descriptors: tells how many of them are open now; safe on the event loop.
     """
 
     name: str
@@ -340,3 +363,4 @@ class Host:
     simulated: bool = False
     descriptors_max: int = 1024
     process_facts: Callable[[], ProcessFacts] | None = None
+    open_descriptors: Callable[[], int] = lambda: 0

@@ -32,6 +32,10 @@ class LedgerFile(Protocol):
         """Civil time in seconds."""
 
     @property
+    def size(self) -> int:
+        """Length in bytes, as far as the file object knows."""
+
+    @property
     def is_in_call(self) -> bool:
         """True while a thread is in a system call on it."""
 

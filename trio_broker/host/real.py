@@ -9,6 +9,7 @@ from trio_broker.host.file_system import RealFileSystem
 from trio_broker.host.interface import Host
 from trio_broker.host.lanes import RealLane
 from trio_broker.host.sockets import RealNetwork
+from trio_broker.host.spares import SpareDescriptors
 
 
 def real_host(name: str = "local") -> Host:
@@ -19,13 +20,15 @@ def real_host(name: str = "local") -> Host:
     Args:
         name: for logs.
     """
+    spares = SpareDescriptors()
     return Host(
         name=name,
-        fs=RealFileSystem(),
-        network=RealNetwork(),
+        fs=RealFileSystem(spares),
+        network=RealNetwork(spares),
         wall=RealWallClock(),
         entropy=RealEntropy(),
         open_lane=RealLane,
         descriptors_max=facts.descriptors_max(),
         process_facts=facts.process_facts,
+        open_descriptors=facts.open_descriptors,
     )

@@ -11,13 +11,14 @@ listener reach the caller as they are, since some of them ("no descriptors left"
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, notify_closing, wait_readable, wait_writable
+
+from trio_broker.host.spares import NO_DESCRIPTORS, SpareDescriptors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,8 @@ SEND_BUFFERS_MAX = 1024
 _BACKLOG = 0xFFFF
 #: How often to try for one free port on all addresses of a name, when port 0 is asked for.
 _PORT_ATTEMPTS_MAX = 8
-_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+#: Most clients closed at once while there is no descriptor for them.
+_TURNED_AWAY_MAX = 256
 
 
 def _address_text(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
@@ -146,17 +148,19 @@ class RealListener:
     Attributes:
         host: address bound to.
         port: port bound to.
+        turned_away: see `interface.Listener`.
     """
 
-    __slots__ = ("host", "port", "_socket", "_descriptor", "_spare")
+    __slots__ = ("host", "port", "turned_away", "_socket", "_descriptor", "_spares")
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, spares: SpareDescriptors) -> None:
         """Take over `listening`, which is bound, listening and non-blocking."""
         self.host, self.port = listening.getsockname()[:2]
+        self.turned_away = 0
         self._socket = listening
         self._descriptor = listening.fileno()  # -1: closed
-        self._spare = -1
-        self._reserve()
+        self._spares = spares
+        spares.want(1)
 
     def __repr__(self) -> str:
         state = "closed" if self._descriptor < 0 else "open"
@@ -165,8 +169,8 @@ class RealListener:
     async def accept(self) -> RealStream:
         """Wait for the next connection.
 
-        With no descriptor left, a spare one is given up to take the connection and close it, since
-        its client would else wait in the backlog until it times out. The error is raised all the
+        With no descriptor left, a spare one is given up to take those who wait and close them,
+        since they would else stay in the backlog until they time out. The error is raised all the
         same: the caller logs it and pauses.
 
         Raises:
@@ -182,11 +186,9 @@ class RealListener:
             except BlockingIOError:
                 continue  # the client has gone again
             except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
+                if error.errno in NO_DESCRIPTORS:
                     self._turn_away()
                 raise
-            if self._spare < 0:
-                self._reserve()
             return _stream(accepted, address)
 
     def close(self) -> None:
@@ -195,32 +197,29 @@ class RealListener:
             return
         notify_closing(self._descriptor)
         self._descriptor = -1
-        self._release_spare()
+        self._spares.want(-1)
         _close_socket(self._socket)
 
     def _turn_away(self) -> None:
-        """Close the connection at the head of the backlog, with the spare descriptor's help."""
-        if self._spare < 0:
-            self._reserve()
-            return
-        self._release_spare()
-        with suppress(OSError):  # another thread was quicker: then the client waits, no worse
-            self._socket.accept()[0].close()
-        self._reserve()
+        """Close the connections that wait in the backlog, with a spare descriptor's help."""
+        with suppress(OSError):  # the spare ones are in use too: those who wait go on waiting
+            self._spares.call(self._close_waiting)
 
-    def _reserve(self) -> None:
-        """Hold a spare descriptor, if there is one to be had."""
-        with suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-    def _release_spare(self) -> None:
-        spare, self._spare = self._spare, -1
-        if spare >= 0:
-            os.close(spare)
+    def _close_waiting(self) -> None:
+        for _ in range(_TURNED_AWAY_MAX):
+            try:
+                accepted, _address = self._socket.accept()
+            except BlockingIOError:
+                return
+            accepted.close()
+            self.turned_away += 1
 
 
 class RealNetwork:
     """The sockets of this machine; the terms are those of `interface.Network`."""
+
+    def __init__(self, spares: SpareDescriptors | None = None) -> None:
+        self._spares = spares or SpareDescriptors()
 
     async def listen(self, host: str, port: int) -> Sequence[RealListener]:
         """Bind every address that `host` resolves to, all on the same port.
@@ -240,7 +239,7 @@ class RealNetwork:
         addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
         for attempt in range(_PORT_ATTEMPTS_MAX):
             try:
-                return _listen_on_all(addresses)
+                return _listen_on_all(addresses, self._spares)
             except OSError as error:
                 # The port that the first address got by chance is taken on another one.
                 is_chance = port == 0 and error.errno == errno.EADDRINUSE
@@ -292,7 +291,7 @@ def _stream(connected: socket.socket, address: tuple[str, int]) -> RealStream:
 _Address = tuple[int, tuple[str | bytes, int] | tuple[str, int, int, int] | tuple[int, bytes]]
 
 
-def _listen_on_all(addresses: Sequence[_Address]) -> list[RealListener]:
+def _listen_on_all(addresses: Sequence[_Address], spares: SpareDescriptors) -> list[RealListener]:
     """Listen on each address; give later ones the port that the system chose for the first."""
     sockets: list[socket.socket] = []
     left_out: OSError | None = None
@@ -317,7 +316,7 @@ def _listen_on_all(addresses: Sequence[_Address]) -> list[RealListener]:
         for bound in sockets:
             bound.close()
         raise
-    return [RealListener(bound) for bound in sockets]
+    return [RealListener(bound, spares) for bound in sockets]
 
 
 def _listen_on_one(family: int, address: tuple[object, ...]) -> socket.socket:

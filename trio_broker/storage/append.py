@@ -213,10 +213,9 @@ def append_job(plan: AppendPlan, *, sync: bool) -> Job[None]:
         plan.state = AppendState.DONE
         return
     plan.state = AppendState.RUNNING
-    sync = sync or plan.must_sync
     written: list[tuple[SegmentWrite, File]] = []
     try:
-        yield from _write_all(plan, written, sync=sync)
+        plan.is_synced = yield from _write_all(plan, written, sync=sync or plan.must_sync)
     except (SyncFailed, StuckIO):
         # What became of a sync that was given up is as unknown as what one that failed has lost.
         plan.state = AppendState.DAMAGED
@@ -228,13 +227,13 @@ def append_job(plan: AppendPlan, *, sync: bool) -> Job[None]:
         for write, file in written:
             if not write.keeps_file:
                 file.close()
-    plan.is_synced = sync
     plan.state = AppendState.DONE
 
 
 def _write_all(
     plan: AppendPlan, written: list[tuple[SegmentWrite, File]], *, sync: bool
-) -> Job[None]:
+) -> Job[bool]:
+    """Write every part; return whether all of it is durable."""
     files = plan.files
     if plan.load_index:
         segment = plan.writes[0].segment
@@ -253,6 +252,12 @@ def _write_all(
             # A segment on disk promises that those before it are complete.
             yield from jobs.sync(written[-1][1])
         file = yield from _open(plan, write, written)
+        if file.is_spare and not sync:
+            # It is closed at once, and a write that fails later on must not go unnoticed.
+            sync = True
+            yield from sync_segments(files, plan.unsynced)
+            for _, earlier in written[:-1]:
+                yield from jobs.sync(earlier)
         if plan.begins_log and write is plan.writes[0]:
             # Durable in every mode: a log whose first segment is not there would seem to begin at
             # its second.
@@ -263,6 +268,7 @@ def _write_all(
         has_new_name = written[-1][0].creates and not (plan.begins_log and len(written) == 1)
         if plan.must_sync_names or has_new_name:
             yield from jobs.sync_directory(files.fs, files.directory)
+    return sync
 
 
 def _open(
@@ -274,6 +280,7 @@ def _open(
     if file is None:
         path = files.path(write.segment.name)
         file = yield from jobs.open_file(files.fs, path, files.owner, create=write.creates)
+        write.keeps_file = write.keeps_file and not file.is_spare
         if write.keeps_file:
             plan.opened.append((write.segment, file))
     written.append((write, file))

@@ -38,6 +38,8 @@ WRITE_ERRORS_MAX = 3
 WRITE_ERRORS_SECONDS = 10.0
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: The process's own want, which says nothing of the disk.
+_NOT_THE_DISK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV})
 
 
@@ -119,6 +121,8 @@ class DiskHealth:
 
     def write_refused(self, error_number: int, cause: str, now: float) -> None:
         """Take in a write that the system refused and that was cut back."""
+        if error_number in _NOT_THE_DISK:
+            return
         if error_number in _FULL:
             if self.state is not DiskState.FAILED:
                 self._degrade(cause)

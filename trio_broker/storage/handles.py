@@ -114,7 +114,12 @@ class SegmentCache:
         """Keep a file open for a segment if there is room and use for it, else close it."""
         if segment.file is file:
             return
-        if segment.is_dropped or segment.file is not None or not self._make_room(1):
+        if (
+            segment.is_dropped
+            or segment.file is not None
+            or file.is_spare
+            or not self._make_room(1)
+        ):
             file.close()
             return
         segment.file = file

@@ -277,7 +277,10 @@ def read_job(plan: ReadPlan, offers: Offers) -> Job[list[Buffer]]:
             opened.close()
         raise
     if opened is not None:
-        offers.append((segment, opened))
+        if opened.is_spare:
+            opened.close()
+        else:
+            offers.append((segment, opened))
     return buffers
 
 

@@ -20,7 +20,7 @@ Fault model
     - A full disk first writes short, then fails with ENOSPC; cutting, syncing, renaming,
       unlinking and overwriting in place go on working. Unlinked files count until closed.
     - Reads, writes, syncs and names fail with EIO by rate; chosen operations with any errno.
-    - Too many open files (EMFILE), no inodes left (ENOSPC).
+    - Too many open files (EMFILE, once spare descriptors are in use too), no inodes left (ENOSPC).
     - Slow operations, and operations that hang (`freeze`, `hang_rate`): see `lane`.
     - Power loss at a chosen operation (`crash_at`), before or after its effect, or at any time
       (`power_off`). From then on every call raises `NodeDead`.
@@ -39,6 +39,7 @@ from __future__ import annotations
 import errno
 import posixpath
 from collections import Counter, deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import trio
@@ -54,7 +55,7 @@ from trio_broker.testing.sim.volume import ENDLESS_BYTES, Volume, os_error
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 #: Receives one simulated event for the trace: what happened, and numbers that belong to it.
 Note: TypeAlias = "Callable[..., None]"
@@ -146,6 +147,7 @@ class SimFileSystem:
         self._volume = Volume(capacity_bytes=None, inodes_max=None)
         self.faults = DiskFaults() if faults is None else faults
         self._files: dict[SimFile, None] = {}
+        self._spares = 0
         self._locks: dict[str, SimDirectoryLock] = {}
         self._leaving: list[SimDirectoryLock] = []
         self._calls: dict[object, str] = {}
@@ -409,14 +411,15 @@ class SimFileSystem:
         """Open a file; see `FileSystem.open`."""
         with self.operation("open", path) as operation:
             operation.raise_error()
-            if len(self._files) >= self.faults.open_files_max:
+            count, most = len(self._files), self.faults.open_files_max
+            if count >= most + self._spares:
                 raise os_error(errno.EMFILE, path)
             if create and self._volume.find(path) is None:
                 inode = self._volume.create_file(path, self.now_ms())
             else:
                 inode = self._volume.file(path)
             inode.opens += 1
-            file = SimFile(self, inode, path, owner, read_only=read_only)
+            file = SimFile(self, inode, path, owner, read_only=read_only, is_spare=count >= most)
             self._files[file] = None
             return file
 
@@ -517,4 +520,13 @@ class SimFileSystem:
         """Return every open file in order of opening; none once the power has failed."""
         if not self.alive:
             return ()
-        return [OpenFile(file.path, file.owner, file.opened_at) for file in self._files]
+        return [OpenFile(f.path, f.owner, f.opened_at, f.size) for f in self._files]
+
+    @contextmanager
+    def spare_descriptors(self, count: int) -> Iterator[None]:
+        """See `interface.FileSystem.spare_descriptors`."""
+        self._spares += count
+        try:
+            yield
+        finally:
+            self._spares -= count

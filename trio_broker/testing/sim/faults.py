@@ -46,7 +46,7 @@ class DiskFaults:
         capacity_bytes: size of the disk, None for as good as endless. Space is counted in blocks
             of 4,096 bytes; unlinked files count until they are closed.
         inodes_max: most files and directories, None for as good as endless.
-        open_files_max: most open files (EMFILE beyond).
+        open_files_max: most open files (EMFILE beyond, but for `FileSystem.spare_descriptors`).
         names_lost: which of the name changes not yet durable survive a crash: a "prefix" of them
             (a journalled filesystem) or any "subset".
         writes_lost: which of the writes not yet durable survive: "any" of them, whole or torn,

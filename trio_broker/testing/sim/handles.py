@@ -26,12 +26,21 @@ class SimFile:
     Attributes:
         fs: the filesystem it belongs to.
         opened_at: civil time in seconds.
+        is_spare: it was opened beyond `DiskFaults.open_files_max`, with a spare descriptor.
     """
 
     def __init__(
-        self, fs: SimFileSystem, inode: Inode, path: str, owner: str, *, read_only: bool
+        self,
+        fs: SimFileSystem,
+        inode: Inode,
+        path: str,
+        owner: str,
+        *,
+        read_only: bool,
+        is_spare: bool,
     ) -> None:
         self.fs = fs
+        self.is_spare = is_spare
         self.opened_at = fs.now_ms() / 1000
         self._inode = inode
         self._path = path

@@ -292,6 +292,11 @@ class SimListener:
                 return stream
             await self.wait_changed()
 
+    @property
+    def turned_away(self) -> int:
+        """Nobody: here an `accept` that fails leaves its client waiting."""
+        return 0
+
     def fail_accept(self, number: int) -> None:
         """Let the next `accept` raise OSError with this errno."""
         self._errors.append(number)
