@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import pytest
 import trio
 
 from tests.broker.harness import (
     World,
+    failing,
     fetch_request,
     make_batch,
     produce_request,
@@ -16,8 +18,12 @@ from tests.broker.harness import (
     simulated,
     slow,
 )
+from trio_broker.broker.broker import BrokerTree
+from trio_broker.broker.phase import Phase
 from trio_broker.config import ShutdownConfig, TopicConfig
+from trio_broker.errors import BrokerClosed, RequestError
 from trio_broker.records.build import Record
+from trio_broker.storage.log import Log
 
 
 @simulated
@@ -113,3 +119,135 @@ async def test_a_disk_that_hangs_makes_a_stop_late_and_unclean_and_loses_nothing
         async with world.connect() as client:
             found = await client.call(fetch_request(), 12)
             assert found.responses[0].partitions[0].error_code == 0
+
+
+@pytest.mark.parametrize("work", ["read", "commit", "create"])
+@simulated
+async def test_a_disk_that_hangs_does_not_take_the_time_of_the_others(
+    world: World, work: str
+) -> None:
+    """Whoever waits for a call that hangs cannot be cancelled; the other log dir is flushed."""
+    shutdown = attrs.evolve(ShutdownConfig(), deadline_seconds=10.0)
+    config = world.config(shutdown=shutdown, log_dirs=("/disk-a", "/disk-b"))
+    async with running(config, host=world.host, reraise=False) as run:
+        run.faults_expected = {"log dir /disk-a"}
+        run.files_stay = True
+        await run.broker.create_topic("orders", partitions=4)
+        hung, good = (
+            next(
+                replica
+                for replica in run.state.router.by_name["orders"].replicas
+                if replica is not None and replica.log.directory.startswith(disk)
+            )
+            for disk in ("/disk-a", "/disk-b")
+        )
+        async with world.connect() as client, trio.open_nursery() as nursery:
+            for replica in (hung, good):
+                answer = await client.produce(make_batch(), partition=replica.partition)
+                assert answer.error_code == 0
+            with slow("/disk-a", 90.0), pytest.MonkeyPatch.context() as patch:
+                if work == "read":
+                    patch.setattr(Log, "read_cached", lambda _log, _plan: None)
+                    await client.send(fetch_request(0, partition=hung.partition), 12)
+                elif work == "commit":
+                    await client.send(produce_request(make_batch(), partition=hung.partition), 9)
+                else:
+                    nursery.start_soon(_try_to_create, run.broker)
+                await trio.sleep(1)
+                began = trio.current_time()
+                run.broker.request_stop()
+                await run.broker.wait_stopped()
+                assert trio.current_time() - began <= 11
+        by_path = {log_dir.directory.path: log_dir for log_dir in run.state.log_dirs}
+        assert by_path["/disk-b"].closed_cleanly
+        assert not by_path["/disk-a"].closed_cleanly
+        report = run.tree.report
+        assert report is not None
+        assert not report.clean
+        assert "/disk-a" in str(report)
+        assert "/disk-b" not in str(report)
+    await trio.sleep(100)
+
+
+async def _try_to_create(broker: Any) -> None:
+    try:
+        await broker.create_topic("carts", partitions=4)
+    except (BrokerClosed, RequestError):
+        pass  # or it is there, and its replicas on that disk are offline
+
+
+@simulated
+async def test_metadata_on_a_disk_that_hangs_does_not_keep_logs_from_being_closed(
+    world: World,
+) -> None:
+    shutdown = attrs.evolve(ShutdownConfig(), deadline_seconds=10.0)
+    config = world.config(shutdown=shutdown, data_dir="/meta", log_dirs=("/disk",))
+    async with running(config, host=world.host, reraise=False) as run:
+        run.files_stay = True
+        await run.broker.create_topic("orders")
+        async with trio.open_nursery() as nursery:
+            with slow("/meta", 90.0):
+                nursery.start_soon(_try_to_create, run.broker)
+                await trio.sleep(1)
+                began = trio.current_time()
+                run.broker.request_stop()
+                await run.broker.wait_stopped()
+                assert trio.current_time() - began <= 11
+        assert run.state.log_dirs[0].closed_cleanly
+    await trio.sleep(100)
+
+
+@simulated
+async def test_everything_that_fails_in_a_stop_is_reported(world: World) -> None:
+    config = world.config(log_dirs=("/disk-a", "/disk-b", "/disk-c"))
+    async with running(config, host=world.host, reraise=False) as run:
+        run.faults_expected = {"log dir /disk-a", "log dir /disk-b"}
+        await run.broker.create_topic("orders", partitions=12, configs={"durability": "os"})
+        async with world.connect() as client:
+            for partition in range(12):
+                await client.produce(make_batch(), partition=partition)
+        with failing("sync", "/disk-a/"), failing("sync", "/disk-b/"):
+            run.broker.request_stop()
+            await run.broker.wait_stopped()
+        report = run.tree.report
+        assert report is not None
+        assert not report.clean
+        for disk, count in (("/disk-a", 4), ("/disk-b", 4), ("/disk-c", 0)):
+            assert sum(f"fsync of {disk}/" in failure for failure in report.failures) == count
+        assert [log_dir.closed_cleanly for log_dir in run.state.log_dirs] == [False, False, True]
+        assert "and 3 more" in str(report)
+
+
+@pytest.mark.parametrize("hangs_seconds", [0.2, 90.0])
+@simulated
+async def test_a_stop_while_starting_gives_up_at_once_and_leaves_nothing(
+    world: World, hangs_seconds: float
+) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders", partitions=50)
+        await run.broker.produce("orders", b"kept", partition=0)
+    tree = BrokerTree(world.config(), world.host)
+    outcome: list[BaseException] = []
+
+    async def start() -> None:
+        try:
+            await tree.run()
+        except BrokerClosed as error:
+            outcome.append(error)
+
+    async with trio.open_nursery() as nursery:
+        with slow("/data/logs", hangs_seconds):
+            nursery.start_soon(start)
+            await trio.sleep(1)
+            assert tree.state.phase in {Phase.STARTING, Phase.RECOVERING}
+            began = trio.current_time()
+            tree.request_stop("SIGTERM")
+            await tree.ended.wait()
+            assert trio.current_time() - began <= 1.5
+    assert "stopped while starting (SIGTERM)" in str(outcome[0])
+    # A call that was given up may keep its file; all others are closed.
+    assert len(world.fs.open_files()) <= 1
+    world.machine = world.machine.restart_process()
+    async with world.running() as run:
+        async with run.broker.read("orders", 0) as reader:
+            assert (await reader.receive()).value == b"kept"

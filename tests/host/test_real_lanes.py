@@ -230,6 +230,26 @@ async def test_a_hung_call_fails_its_job_and_what_is_queued_until_it_returns(han
         assert lane.stuck_seconds == 0.0
 
 
+async def test_a_call_that_runs_already_is_given_up_when_less_time_is_allowed(hang: Hang) -> None:
+    async with serving() as lane, trio.open_nursery() as nursery:
+        recorder = Recorder()
+
+        def job() -> Job[None]:
+            yield hang, ()
+
+        nursery.start_soon(recorder.run, lane, "hung", job())
+        await wait_for_thread(hang.entered)
+        lane.limit_calls(SHORT_SECONDS)
+        with trio.fail_after(LONG_SECONDS / 2):
+            while not recorder.events:  # noqa: ASYNC110 - the lane's own deadline is later
+                await trio.sleep(0.01)
+        assert recorder.events == ["hung: StuckIO"]
+        hang.go_on.set()
+        await poll(lambda: lane.stuck_seconds == 0)
+        lane.limit_calls(2 * LONG_SECONDS)  # no longer than it was made for
+        assert await lane.call(str.upper, "a") == "A"
+
+
 async def test_time_in_the_queue_does_not_count(hang: Hang) -> None:
     recorder = Recorder()
 

@@ -36,7 +36,7 @@ from trio_broker.broker.shutdown import (
 )
 from trio_broker.broker.state import BrokerState
 from trio_broker.broker.supervise import Supervisor
-from trio_broker.errors import LogDirFailed, StorageError
+from trio_broker.errors import BrokerClosed, LogDirFailed, StorageError, StuckIO
 from trio_broker.metadata.decisions import StartedDirectory
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ logger = logging.getLogger("trio_broker.broker")
 CONNECTIONS_FEW = 256
 #: Deadline of a stop after the host program was cancelled, or somebody asked twice.
 HURRY_SECONDS = 5.0
+#: Of a stop that is asked for before the broker has started.
+START_GIVEN_UP_SECONDS = 1.0
 
 
 class BrokerTree:
@@ -75,8 +77,9 @@ class BrokerTree:
         self._scope = trio.CancelScope()
 
     def request_stop(self, reason: str = "asked to") -> None:
-        """Begin an orderly stop. Idempotent."""
-        self._shutdown.request(reason)
+        """Begin an orderly stop. Idempotent. While starting: give up at once."""
+        within_seconds = None if self.started else START_GIVEN_UP_SECONDS
+        self._shutdown.request(reason, within_seconds=within_seconds)
         self._stop_being_ready()
 
     def hurry(self, reason: str) -> None:
@@ -84,22 +87,30 @@ class BrokerTree:
         self._shutdown.hurry(reason, within_seconds=HURRY_SECONDS)
         self._stop_being_ready()
 
+    @property
+    def deadline(self) -> float:
+        """Trio time at which everything ends; inf before a stop was asked for."""
+        return self._shutdown.deadline
+
     def _stop_being_ready(self) -> None:
         if self.state.phase is Phase.SERVING:
             self.state.phase = Phase.DRAINING
-        self._follow_deadline()
-
-    def _follow_deadline(self) -> None:
-        """End whatever is left of the tree at the deadline, and threads that hang soon after."""
-        self._scope.deadline = self._shutdown.deadline
-        for log_dir in self.state.log_dirs:
-            log_dir.limit_stop(self._shutdown.deadline)
+        self._scope.deadline = self.deadline
+        for lane in self.state.disk_lanes:
+            lane.limit_stop(self.deadline)
+        if not self.started:
+            self._scope.cancel()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the tree, from opening the first file to closing the last.
 
         While starting it can be cancelled like anything else. Once started it is shielded: who
-        wants it to end calls `request_stop`, and the deadline of that ends it for certain.
+        wants it to end calls `request_stop`, and the deadline of that ends it for certain: of
+        whatever is left of the tree, and soon after of threads that hang.
+
+        Raises:
+            BrokerClosed: a stop was asked for before it had started. What the last stop left is
+                as it was, but for the clean markers: the next start recovers.
         """
         try:
             with self._scope, self.state.host.fs.spare_descriptors(self.state.descriptors.spares):
@@ -110,12 +121,29 @@ class BrokerTree:
                         await self._serve(task_status)
                         await self._close_storage()
                     self.state.phase = Phase.STOPPED
-            clean = all(log_dir.closed_cleanly for log_dir in self.state.log_dirs)
-            self.report = self._shutdown.report(clean=clean)
-            logger.log(logging.INFO if clean else logging.ERROR, "%s", self.report)
+            if self.started:
+                self._sum_up()
+        except* StuckIO:
+            if self.started or not self._shutdown.requested.is_set():
+                raise  # else a call was given up because of the stop
         finally:
             self.state.phase = Phase.STOPPED
             self.ended.set()
+        if not self.started:
+            raise BrokerClosed(f"stopped while starting ({self._shutdown.reason})")
+
+    def _sum_up(self) -> None:
+        clean = all(log_dir.closed_cleanly for log_dir in self.state.log_dirs)
+        self.report = self._shutdown.report(clean=clean)
+        logger.log(logging.INFO if clean else logging.ERROR, "%s", self.report)
+
+    def _limit_calls(self, phase: PhaseRun) -> None:
+        """Give up system calls that take longer than a phase may.
+
+        Who waits for one cannot be cancelled, and would keep the phases that follow from beginning.
+        """
+        for lane in self.state.disk_lanes:
+            lane.limit_calls(phase.deadline - trio.current_time())
 
     def _report_descriptors(self) -> None:
         budget = self.state.descriptors
@@ -182,6 +210,7 @@ class BrokerTree:
                             sockets.close()
                             accepting.cancel_scope.cancel()
                 with self._shutdown.phase(DRAIN) as phase:
+                    self._limit_calls(phase)
                     await self._drain(phase)
                 connections.cancel_scope.cancel()
             state.phase = Phase.STOPPING
@@ -219,23 +248,27 @@ class BrokerTree:
         """Flush every log, then close every file; log dirs do not wait for each other."""
         log_dirs = self.state.log_dirs
         with self._shutdown.phase(FLUSH) as phase:
+            self._limit_calls(phase)
             await self._in_every_log_dir(phase, "flush", LogDir.flush)
         with self._shutdown.phase(CLOSE) as phase:
+            self._limit_calls(phase)
             await self._in_every_log_dir(phase, "close", LogDir.close)
         for log_dir in log_dirs:
             if log_dir.is_failed:
-                self._shutdown.failed(repr(log_dir), LogDirFailed(log_dir.cause))
+                self._shutdown.failed(repr(log_dir), [LogDirFailed(log_dir.cause)])
 
     async def _in_every_log_dir(
-        self, phase: PhaseRun, verb: str, step: Callable[[LogDir], Awaitable[None]]
+        self, phase: PhaseRun, verb: str, step: Callable[[LogDir], Awaitable[list[Exception]]]
     ) -> None:
         unfinished = dict.fromkeys(self.state.log_dirs)
 
         async def take_step(log_dir: LogDir) -> None:
+            failures: list[Exception]
             try:
-                await step(log_dir)
+                failures = await step(log_dir)
             except (StorageError, OSError) as error:
-                self._shutdown.failed(f"cannot {verb} {log_dir.directory.path}", error)
+                failures = [error]
+            self._shutdown.failed(f"cannot {verb} {log_dir.directory.path}", failures)
             del unfinished[log_dir]
 
         try:
@@ -243,4 +276,6 @@ class BrokerTree:
                 for log_dir in self.state.log_dirs:
                     nursery.start_soon(take_step, log_dir)
         finally:
-            phase.leftovers += [f"{verb} {log_dir.directory.path}" for log_dir in unfinished]
+            for log_dir in unfinished:
+                doing = ", ".join(log_dir.laggards()) or "waiting"
+                phase.leftovers.append(f"{verb} {log_dir.directory.path}: {doing}")

@@ -321,50 +321,54 @@ class LogDir:
         for shard in self.shards:
             shard.stop_housekeeping()
 
-    def limit_stop(self, deadline: float) -> None:
-        """Wait for system calls that hang no longer than until `deadline` (Trio time)."""
-        for shard in self.shards:
-            shard.lane.limit_stop(deadline)
+    def laggards(self) -> list[str]:
+        """Name the lanes that are in a system call now."""
+        return [repr(shard.lane) for shard in self.shards if shard.lane.stuck_seconds > 0]
 
-    async def flush(self) -> None:
+    async def flush(self) -> list[Exception]:
         """Store what is queued and make every log durable, shard by shard in parallel.
 
-        Raises:
-            StorageError, OSError: some log could not be flushed; the others have been.
+        Returns:
+            Why some logs could not be flushed; the others have been.
         """
-        await self._in_every_shard(Shard.flush_all)
+        return await self._in_every_shard(Shard.flush_all)
 
-    async def close(self) -> None:
+    async def close(self) -> list[Exception]:
         """Close every file and, if nothing was missed, write the clean marker.
 
         Cancellation: no marker, so the next start recovers.
 
+        Returns:
+            Why some could not be closed.
+
         Raises:
             StorageError, OSError: there is no marker.
         """
-        await self._in_every_shard(Shard.close_all)
-        if self.is_failed:
-            return
+        failures = await self._in_every_shard(Shard.close_all)
+        if self.is_failed or failures or not all(shard.is_flushed for shard in self.shards):
+            return failures
         summaries: dict[TopicPartition, LogSummary] = {}
         for shard in self.shards:
             summaries |= shard.summaries
         await self.lane.run(self.directory.mark_clean_job(summaries))
-        self.closed_cleanly = all(shard.is_flushed for shard in self.shards)
+        self.closed_cleanly = True
+        return failures
 
-    async def _in_every_shard(self, step: Callable[[Shard], Awaitable[None]]) -> None:
-        failures: list[StorageError | OSError] = []
+    async def _in_every_shard(
+        self, step: Callable[[Shard], Awaitable[list[Exception]]]
+    ) -> list[Exception]:
+        failures: list[Exception] = []
 
         async def take_step(shard: Shard) -> None:
             try:
-                await step(shard)
+                failures.extend(await step(shard))
             except (StorageError, OSError) as error:
                 failures.append(error)
 
         async with trio.open_nursery() as nursery:
             for shard in self.shards:
                 nursery.start_soon(take_step, shard)
-        if failures:
-            raise failures[0]
+        return failures
 
 
 @asynccontextmanager
@@ -393,6 +397,7 @@ async def _open_log_dir(
         state.host.open_lane(f"{posixpath.basename(path)}#{index}", storage.operation_seconds_max)
         for index in range(storage.shards_per_log_dir)
     ]
+    state.disk_lanes += lanes
     cluster_id = state.controller.image.cluster_id
     assert cluster_id is not None
     async with trio.open_nursery() as lane_nursery:

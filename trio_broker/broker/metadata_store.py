@@ -29,6 +29,7 @@ async def open_controller(state: BrokerState) -> AsyncIterator[Controller]:
     """
     config, host = state.config, state.host
     lane = host.open_lane("metadata", config.storage.operation_seconds_max)
+    state.disk_lanes.append(lane)
     async with trio.open_nursery() as lanes:
         await lanes.start(lane.serve)
         try:

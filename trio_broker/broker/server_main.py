@@ -17,6 +17,7 @@ import trio
 from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.service_notifier import ServiceNotifier
 from trio_broker.broker.supervise import first_cause
+from trio_broker.errors import BrokerClosed
 from trio_broker.host.facts import raise_descriptors_max
 from trio_broker.host.real import real_host
 
@@ -30,8 +31,8 @@ logger = logging.getLogger("trio_broker.server")
 EXIT_CLEAN = 0
 EXIT_CRASH = 1
 EXIT_FORCED = 3
-#: A system call that hangs cannot be ended; this long after the deadline the process ends itself.
-FORCED_EXIT_GRACE_SECONDS = 1.0
+#: This long after the deadline of a stop the process ends itself, whatever its event loop does.
+FORCED_EXIT_GRACE_SECONDS = 5.0
 
 
 async def run_server(
@@ -66,6 +67,9 @@ async def run_server(
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         cause = first_cause(group)
+        if isinstance(cause, BrokerClosed):
+            logger.warning("%s", cause)
+            return EXIT_FORCED
         if not tree.started:
             raise cause from None
         logger.critical("the broker failed", exc_info=cause)
@@ -81,6 +85,18 @@ async def _keep_informed(state: BrokerState, manager: ServiceManager) -> None:
         notifier.tell()
 
 
+def _arm_forced_exit(tree: BrokerTree) -> None:
+    """Let the kernel end the process some time after the deadline of the stop.
+
+    By then the event loop has ended, unless something blocks it; what can still hang is the rest of
+    the process, such as log lines that nobody reads.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda _number, _frame: os._exit(EXIT_FORCED))
+        seconds = max(tree.deadline - trio.current_time(), 0.0) + FORCED_EXIT_GRACE_SECONDS
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 async def _obey_signals(tree: BrokerTree) -> None:
     received = 0
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -93,3 +109,4 @@ async def _obey_signals(tree: BrokerTree) -> None:
                 tree.hurry(f"a second {name}")
             else:
                 os._exit(EXIT_FORCED)
+            _arm_forced_exit(tree)

@@ -22,7 +22,7 @@ from trio_broker.broker.group_commit import PlannedCommit, commit_job, no_room
 from trio_broker.broker.paced_log import PacedLog
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.broker.shard_upkeep import ShardUpkeep
-from trio_broker.broker.supervise import Backoff, described
+from trio_broker.broker.supervise import Backoff, contained, described
 from trio_broker.config import INT32_MAX, Durability
 from trio_broker.errors import (
     AppendFailed,
@@ -495,14 +495,18 @@ class Shard(ShardUpkeep):
         with self._housekeeping:
             await self.housekeeper.run()
 
-    async def flush_all(self) -> None:
+    async def flush_all(self) -> list[Exception]:
         """Store what is queued, take no more, and make every log durable.
 
         What the logs then say of themselves is in `summaries`, for the clean marker.
 
+        Returns:
+            Why some logs could not be flushed; they are not in `summaries`.
+
         Raises:
-            StorageError, OSError: some log could not be flushed; it is not in `summaries`.
+            StuckIO: a call hangs, and what was behind it was not done.
         """
+        failures: list[Exception] = []
         while self._queue:
             async with self.changes:
                 if self._queue:
@@ -513,20 +517,22 @@ class Shard(ShardUpkeep):
         async with self.changes:
             logs = [replica.log for replica in replicas if replica.has_log]
             try:
-                await self.lane.run(_in_turn([log.close_job() for log in logs]))
+                await self.lane.run(_in_turn([log.close_job() for log in logs], failures))
             finally:
                 for log in logs:
                     if log.clean_summary is not None:
                         self.summaries[log.topic_partition] = log.clean_summary
-        self.is_flushed = True
+        self.is_flushed = not failures
+        return failures
 
-    async def close_all(self) -> None:
-        """Close every file and wait for the replicas' tasks to end."""
+    async def close_all(self) -> list[Exception]:
+        """Close every file and wait for the replicas' tasks to end; nothing of that can fail."""
         replicas = list(self.replicas.values())
         for replica in replicas:
             replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
         async with self.changes:
             await self._close(replicas, [])
+        return []
 
     async def _close(self, replicas: Sequence[Replica], endings: Sequence[Job[None]]) -> None:
         """Run the last jobs of logs, close their files, and wait for the replicas' tasks to end.
@@ -538,9 +544,12 @@ class Shard(ShardUpkeep):
 
         Cancellation: files are closed, but tasks may still be ending.
         """
+        failures: list[Exception] = []
         try:
             if endings:
-                await self.lane.run(_in_turn(endings))
+                await self.lane.run(_in_turn(endings, failures))
+            if failures:
+                raise failures[0]
         finally:
             for replica in replicas:
                 self._unflushed.pop(replica, None)
@@ -558,13 +567,12 @@ def _refuse_sequence(slot: AppendSlot, now_ms: int) -> None:
         replica.log.producers.refuse(slot.header, now_ms)
 
 
-def _in_turn(jobs: Sequence[Job[None]]) -> Job[None]:
-    """Run several jobs in one go, all of them even if one fails; then raise the first failure."""
-    failure: StorageError | OSError | None = None
+def _in_turn(jobs: Sequence[Job[None]], failures: list[Exception]) -> Job[None]:
+    """Run several jobs in one go, all of them even if one fails; collect the failures.
+
+    Raises:
+        StuckIO: see `contained`.
+    """
     for job in jobs:
-        try:
-            yield from job
-        except (StorageError, OSError) as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
+        if (failure := (yield from contained(job))) is not None:
+            failures.append(failure)

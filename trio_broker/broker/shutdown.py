@@ -74,7 +74,12 @@ class ShutdownReport:
     def __str__(self) -> str:
         phases = " ".join(f"{phase.name}={phase.milliseconds:.0f}ms" for phase in self.phases)
         verdict = "clean" if self.clean else "not clean"
-        return f"stopped ({self.reason}), {verdict}, after {self.milliseconds:.0f} ms: {phases}"
+        text = f"stopped ({self.reason}), {verdict}, after {self.milliseconds:.0f} ms: {phases}"
+        if laggards := [name for phase in self.phases for name in phase.leftovers]:
+            text += f"; cut off: {_some(laggards)}"
+        if self.failures:
+            text += f"; failed: {_some(self.failures)}"
+        return text
 
 
 @define
@@ -141,10 +146,11 @@ class Shutdown:
             self._grace_scope.deadline = self._began + self._config.ready_grace_seconds
             await trio.sleep_forever()
 
-    def failed(self, what: str, cause: BaseException) -> None:
-        """Take note of something that did not end in order."""
-        self._failures.append(f"{what}: {cause}")
-        logger.error("stopping: %s: %s", what, cause)
+    def failed(self, what: str, causes: Sequence[BaseException]) -> None:
+        """Take note of what did not end in order."""
+        if causes:
+            self._failures += [f"{what}: {cause}" for cause in causes]
+            logger.error("stopping: %s: %s", what, _some([str(cause) for cause in causes]))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[PhaseRun]:
@@ -176,10 +182,14 @@ class Shutdown:
         )
 
 
+def _some(names: Sequence[str]) -> str:
+    """List the first few of what may be thousands."""
+    more = len(names) - _LEFTOVERS_SHOWN
+    return ", ".join(names[:_LEFTOVERS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def _log_phase(report: PhaseReport) -> None:
-    shown: Sequence[str] = report.leftovers[:_LEFTOVERS_SHOWN]
-    more = len(report.leftovers) - len(shown)
-    names = ", ".join(shown) + (f" and {more} more" if more else "")
+    names = _some(report.leftovers)
     if report.was_cut:
         logger.warning(
             "stop phase %s cut off after %.0f ms, left: %s",
@@ -187,5 +197,7 @@ def _log_phase(report: PhaseReport) -> None:
             report.milliseconds,
             names or "nothing",
         )
+    elif names:
+        logger.warning("stop phase %s took %.0f ms: %s", report.name, report.milliseconds, names)
     else:
         logger.info("stop phase %s took %.0f ms", report.name, report.milliseconds)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.shutdown import PhaseReport
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
-    from trio_broker.host.interface import Host
+    from trio_broker.host.interface import Host, Lane
 
 listeners_logger = logging.getLogger("trio_broker.listeners")
 
@@ -65,6 +65,7 @@ class BrokerState:
         client_left: wakes when a connection has ended.
         connections: nursery of the connections' tasks.
         started_at: Trio time at which the broker began to start.
+        disk_lanes: those of the log dirs and of the metadata.
         http_bound: addresses at which health and metrics are served, with their real ports.
     """
 
@@ -95,6 +96,7 @@ class BrokerState:
     leaks_suspected: int = 0
     stop_phases: Sequence[PhaseReport] = ()
     started_at: float = field(factory=trio.current_time)
+    disk_lanes: list[Lane] = field(factory=list)
     http_bound: list[tuple[str, int]] = field(factory=list)
     _controller: Controller | None = None
     _coordinator: GroupCoordinator | None = None

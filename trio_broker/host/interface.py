@@ -240,6 +240,13 @@ class Lane(Protocol):
     def limit_stop(self, deadline: float) -> None:
         """Once `serve` is cancelled, wait for a running call until `deadline` (Trio time) only."""
 
+    def limit_calls(self, seconds: float) -> None:
+        """Let calls, the running one included, take no longer than `seconds`.
+
+        The lane's own operation deadline stays an upper bound. For the phases of a stop: who waits
+        for a call that hangs can be cancelled no sooner than the call is given up.
+        """
+
 
 class Stream(Protocol):
     """A connected byte stream. One task receives; sends are never concurrent with each other."""

@@ -109,6 +109,7 @@ class RealLane:
             operation_seconds_max: how long one system call may run before `StuckIO`.
         """
         self.name = name
+        self._operation_seconds_max = operation_seconds_max
         self._limit = operation_seconds_max
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self._waiting: dict[_Ticket, trio.lowlevel.Task] = {}  # in order of arrival
@@ -210,6 +211,12 @@ class RealLane:
     def limit_stop(self, deadline: float) -> None:
         """See `interface.Lane.limit_stop`."""
         self._stop_deadline = deadline
+
+    def limit_calls(self, seconds: float) -> None:
+        """See `interface.Lane.limit_calls`."""
+        self._limit = min(self._operation_seconds_max, seconds)
+        if self._waiting:
+            self._look_again_in(0.0)
 
     # The event loop's side
 

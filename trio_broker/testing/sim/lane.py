@@ -59,6 +59,7 @@ class SimLane:
     def __init__(self, name: str, operation_deadline_seconds: float) -> None:
         """Make a lane; the arguments are those of `Host.open_lane`."""
         self._name = name
+        self._operation_deadline_seconds = operation_deadline_seconds
         self._deadline_seconds = operation_deadline_seconds
         self._queue: deque[_Entry] = deque()
         self._arrived = trio.Event()
@@ -141,6 +142,13 @@ class SimLane:
         self._stop_deadline = deadline
         if self._call_scope is not None:
             self._call_scope.deadline = min(self._call_scope.deadline, deadline)
+
+    def limit_calls(self, seconds: float) -> None:
+        """Let no call take longer than `seconds`; see `Lane.limit_calls`."""
+        self._deadline_seconds = min(self._operation_deadline_seconds, seconds)
+        if self._call_scope is not None and self._call_began_at is not None:
+            late_at = self._call_began_at + self._deadline_seconds
+            self._call_scope.deadline = min(late_at, self._stop_deadline)
 
     def _refusal(self) -> BaseException:
         """Say why a job was not started."""
