@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         LimitsConfig,
         MetricsConfig,
         NetworkConfig,
+        ShutdownConfig,
         StorageConfig,
         TimestampType,
         TopicConfig,
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
         BrokerClosed,
         BrokerCrashed,
         ConfigError,
+        ConfigFault,
         ErrorCode,
         RequestError,
         StorageError,
         TrioBrokerError,
     )
+    from trio_broker.host.config_file import load_config
 
 __version__ = "0.1.0"
 
@@ -41,6 +44,7 @@ __all__ = [
     "BrokerCrashed",
     "BrokerStatistics",
     "ConfigError",
+    "ConfigFault",
     "Durability",
     "ErrorCode",
     "GroupConfig",
@@ -49,11 +53,13 @@ __all__ = [
     "MetricsConfig",
     "NetworkConfig",
     "RequestError",
+    "ShutdownConfig",
     "StorageConfig",
     "StorageError",
     "TimestampType",
     "TopicConfig",
     "TrioBrokerError",
+    "load_config",
     "open_broker",
     "serve",
 ]
@@ -70,6 +76,7 @@ _HOMES = {
             "LimitsConfig",
             "MetricsConfig",
             "NetworkConfig",
+            "ShutdownConfig",
             "StorageConfig",
             "TimestampType",
             "TopicConfig",
@@ -81,6 +88,7 @@ _HOMES = {
             "BrokerClosed",
             "BrokerCrashed",
             "ConfigError",
+            "ConfigFault",
             "ErrorCode",
             "RequestError",
             "StorageError",
@@ -88,6 +96,7 @@ _HOMES = {
         ),
         "trio_broker.errors",
     ),
+    "load_config": "trio_broker.host.config_file",
 }
 
 

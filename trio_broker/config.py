@@ -3,21 +3,32 @@
 `TopicConfig` uses Kafka's names with underscores for dots (`retention.ms` is `retention_ms`),
 because clients read and write them; `BrokerConfig` groups what belongs to this broker. Building
 one checks every field at once and raises `ConfigError` with all mistakes found. What clients set is
-read by `trio_broker.config_catalog`, the command line, environment and files by
-`trio_broker.cli.configuration`.
+read by `trio_broker.config_catalog`; files, environment and command line by `trio_broker.settings`.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import posixpath
 import re
+from collections import Counter
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 from attrs import field, frozen
 
-from trio_broker.errors import ConfigError
+from trio_broker.config_checks import (
+    EVERY_INTERFACE,
+    Checked,
+    address_fault,
+    advertised_fault,
+    is_loopback,
+    split_address,
+)
+from trio_broker.errors import ConfigFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -61,28 +72,17 @@ def _described(default: object, *, help: str) -> Any:  # noqa: A002
     return field(default=default, metadata={"help": help})
 
 
-def _check_fields(instance: attrs.AttrsInstance, prefix: str = "") -> list[str]:
-    """Return one sentence for each field of an attrs instance that is outside its limits."""
-    faults = []
-    for attribute in attrs.fields(type(instance)):
-        value = getattr(instance, attribute.name)
-        name = f"{prefix}{attribute.name}"
-        if attrs.has(type(value)):
-            faults += _check_fields(value, f"{name}.")
-            continue
-        least = attribute.metadata.get("least")
-        if least is None:
-            continue
-        most = attribute.metadata["most"]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            faults.append(f"{name} must be a number, not {value!r}")
-        elif not least <= value <= most:
-            faults.append(f"{name} must be between {least} and {most}, not {value}")
-    return faults
+def _texts(default: tuple[str, ...], *, help: str) -> Any:  # noqa: A002
+    """Declare a list of texts; in Python a list will do, too."""
+    return field(default=default, converter=_list_to_tuple, metadata={"help": help})
+
+
+def _list_to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @frozen(kw_only=True)
-class TopicConfig:
+class TopicConfig(Checked):
     """Configuration of one topic; field names are Kafka's with '_' for '.'."""
 
     retention_ms: int = _bounded(
@@ -131,15 +131,13 @@ class TopicConfig:
         None, help="fsync, interval or os; unset: the broker's storage.durability"
     )
 
-    def __attrs_post_init__(self) -> None:
-        """Refuse values outside their limits, all at once."""
-        faults = _check_fields(self)
+    def _rules(self) -> Iterator[ConfigFault]:
         if self.cleanup_policy != "delete":
-            faults.append(f"cleanup_policy {self.cleanup_policy!r} is not supported, use 'delete'")
+            reason = f"must be 'delete': {self.cleanup_policy!r} is not supported yet"
+            yield ConfigFault(reason, ("cleanup_policy",))
         if self.compression_type != "producer":
-            faults.append("compression_type must be 'producer': batches are stored as sent")
-        if faults:
-            raise ConfigError(faults)
+            reason = "must be 'producer': batches are stored as sent"
+            yield ConfigFault(reason, ("compression_type",))
 
 
 def kafka_config_name(attribute_name: str) -> str:
@@ -148,7 +146,7 @@ def kafka_config_name(attribute_name: str) -> str:
 
 
 @frozen(kw_only=True)
-class NetworkConfig:
+class NetworkConfig(Checked):
     """Sockets and frames."""
 
     connections_max: int = _bounded(
@@ -178,7 +176,7 @@ class NetworkConfig:
 
 
 @frozen(kw_only=True)
-class StorageConfig:
+class StorageConfig(Checked):
     """Disks."""
 
     durability: Durability = _described(Durability.FSYNC, help="default mode of topics")
@@ -213,7 +211,7 @@ class StorageConfig:
 
 
 @frozen(kw_only=True)
-class LimitsConfig:
+class LimitsConfig(Checked):
     """Bounds on what clients may create."""
 
     partitions_max: int = _bounded(10_000, 1, 1_000_000, help="partitions on this broker")
@@ -235,7 +233,7 @@ class LimitsConfig:
 
 
 @frozen(kw_only=True)
-class GroupConfig:
+class GroupConfig(Checked):
     """Consumer groups and their offsets."""
 
     offsets_topic_partitions: int = _bounded(
@@ -267,9 +265,17 @@ class GroupConfig:
         600_000, 1, INT64_MAX, help="look for expired offsets this often"
     )
 
+    def _rules(self) -> Iterator[ConfigFault]:
+        least, most = self.session_timeout_min_ms, self.session_timeout_max_ms
+        if least > most:
+            yield ConfigFault(
+                f"must not exceed session_timeout_max_ms ({most}), but is {least}",
+                ("session_timeout_min_ms", "session_timeout_max_ms"),
+            )
+
 
 @frozen(kw_only=True)
-class ShutdownConfig:
+class ShutdownConfig(Checked):
     """An orderly stop: one deadline, and each phase's share of it."""
 
     deadline_seconds: float = _bounded(30, 0.1, 3600, help="everything ends within")
@@ -282,14 +288,13 @@ class ShutdownConfig:
     flush_share: float = _bounded(0.4, 0.01, 1, help="share for flushing logs")
     close_share: float = _bounded(0.1, 0.01, 1, help="share for closing files")
 
-    def __attrs_post_init__(self) -> None:
-        """Refuse shares that do not fit into one deadline."""
-        faults = _check_fields(self)
+    def _rules(self) -> Iterator[ConfigFault]:
         total = sum(self.shares().values())
         if total > 1 + 1e-9:
-            faults.append(f"the shares of the stop phases add up to {total:.2f}, more than 1")
-        if faults:
-            raise ConfigError(faults)
+            reason = (
+                f"the shares of the stop phases add up to {total:.2f}; lower some, to at most 1"
+            )
+            yield ConfigFault(reason, tuple(f"{name}_share" for name in self.shares()))
 
     def shares(self) -> dict[str, float]:
         """Return each phase's share, by its name."""
@@ -301,16 +306,19 @@ class ShutdownConfig:
 
 
 @frozen(kw_only=True)
-class HttpConfig:
+class HttpConfig(Checked):
     """Health and metrics over HTTP."""
 
     listen: str | None = _described(None, help="address of health and metrics; unset: none")
     token: str | None = field(
         default=None,
         repr=False,
-        metadata={"help": "what 'Authorization: Bearer' must carry for all but the probes"},
+        metadata={
+            "help": "what 'Authorization: Bearer' must carry for all but the probes",
+            "secret": True,
+        },
     )
-    host_names: tuple[str, ...] = _described(
+    host_names: tuple[str, ...] = _texts(
         (), help="names that Host headers may have, besides addresses and localhost"
     )
     connections_max: int = _bounded(32, 1, 10_000, help="connections open at once")
@@ -319,52 +327,40 @@ class HttpConfig:
     request_seconds_max: float = _bounded(10, 0.1, 3600, help="a request must arrive within")
     send_seconds_max: float = _bounded(10, 0.1, 3600, help="a client must take its answer within")
 
-    def __attrs_post_init__(self) -> None:
-        """Refuse values outside their limits, and to be open to strangers."""
-        faults = _check_fields(self)
+    def _rules(self) -> Iterator[ConfigFault]:
         if self.token is not None and not _TOKEN.fullmatch(self.token):
-            faults.append(
-                f"token must be {TOKEN_CHARACTERS_MIN} to 1000 printable ASCII characters"
+            reason = f"must be {TOKEN_CHARACTERS_MIN} to 1000 printable ASCII characters, no blanks"
+            yield ConfigFault(reason, ("token",))
+        if self.listen is None:
+            return
+        if fault := address_fault(self.listen):
+            yield ConfigFault(fault, ("listen",))
+        elif self.token is None and not is_loopback(split_address(self.listen)[0]):
+            reason = (
+                f"{self.listen!r} can be reached from other machines, and what is served there "
+                "says much about this one: set 'http.token', or listen on 127.0.0.1"
             )
-        if self.listen is not None:
-            if fault := _address_fault("listen", self.listen):
-                faults.append(fault)
-            elif self.token is None and not _is_loopback(split_address(self.listen)[0]):
-                faults.append(
-                    f"listen: {self.listen!r} can be reached from other machines, and what is "
-                    "served there says much about this one: set 'http.token', or listen on "
-                    "127.0.0.1"
-                )
-        if faults:
-            raise ConfigError(faults)
+            yield ConfigFault(reason, ("listen", "token"))
 
 
 @frozen(kw_only=True)
-class MetricsConfig:
+class MetricsConfig(Checked):
     """What a scrape of the metrics shows."""
 
     per_partition: bool = _described(True, help="series for each partition and committed offset")
     per_partition_max: int = _bounded(
         1_000, 0, 1_000_000, help="most partitions, and most committed offsets, with series"
     )
-    compat: tuple[str, ...] = _described(
-        (), help="the same values under further names: kafka_exporter"
-    )
+    compat: tuple[str, ...] = _texts((), help="the same values under further names: kafka_exporter")
 
-    def __attrs_post_init__(self) -> None:
-        """Refuse values outside their limits, all at once."""
-        faults = _check_fields(self)
-        faults += [
-            f"compat: {name!r} is not known, use 'kafka_exporter'"
-            for name in self.compat
-            if name not in METRICS_COMPAT
-        ]
-        if faults:
-            raise ConfigError(faults)
+    def _rules(self) -> Iterator[ConfigFault]:
+        for name in self.compat:
+            if name not in METRICS_COMPAT:
+                yield ConfigFault(f"{name!r} is not known, use 'kafka_exporter'", ("compat",))
 
 
 @frozen(kw_only=True)
-class BrokerConfig:
+class BrokerConfig(Checked):
     """Everything a broker needs to know before it starts.
 
     Attributes:
@@ -377,15 +373,17 @@ class BrokerConfig:
     """
 
     data_dir: str = _described("data", help="directory of metadata and, by default, of logs")
-    log_dirs: tuple[str, ...] = _described((), help="directories of logs; empty: data_dir/logs")
-    listeners: tuple[str, ...] = _described(("127.0.0.1:9092",), help="addresses to bind")
+    log_dirs: tuple[str, ...] = _texts((), help="directories of logs; empty: data_dir/logs")
+    listeners: tuple[str, ...] = _texts(("127.0.0.1:9092",), help="addresses to bind")
     advertised: str | None = _described(None, help="address told to clients")
     node_id: int = _bounded(0, 0, INT32_MAX, help="id of this broker")
     cluster_id: str | None = _described(None, help="id of the cluster, generated if unset")
     auto_create_topics: bool = _described(True, help="create topics that clients ask for")
     num_partitions: int = _bounded(1, 1, 100_000, help="partitions of topics created without")
     shutdown: ShutdownConfig = field(factory=ShutdownConfig)
-    topic: TopicConfig = field(factory=TopicConfig, metadata={"help": "defaults of topics"})
+    topic: TopicConfig = field(
+        factory=TopicConfig, metadata={"help": "What topics have unless they say otherwise."}
+    )
     network: NetworkConfig = field(factory=NetworkConfig)
     storage: StorageConfig = field(factory=StorageConfig)
     limits: LimitsConfig = field(factory=LimitsConfig)
@@ -393,25 +391,64 @@ class BrokerConfig:
     http: HttpConfig = field(factory=HttpConfig)
     metrics: MetricsConfig = field(factory=MetricsConfig)
 
-    def __attrs_post_init__(self) -> None:
-        """Refuse values outside their limits, all at once."""
-        faults = _check_fields(self)
-        group = self.group
-        if not faults and group.session_timeout_min_ms > group.session_timeout_max_ms:
-            faults.append("group.session_timeout_min_ms must not exceed session_timeout_max_ms")
-        faults += [fault for text in self.listeners if (fault := _address_fault("listeners", text))]
-        if self.advertised and (fault := _address_fault("advertised", self.advertised)):
-            faults.append(fault)
-        if self.advertised is None and any(
-            ":" in text and text.rpartition(":")[0] in {"0.0.0.0", "[::]", "::", ""}  # noqa: S104 - refused here
-            for text in self.listeners
-        ):
-            faults.append(
-                "listeners: an address that means 'every interface' cannot be told to clients; "
-                "set 'advertised' to the host:port that they can reach"
+    def _rules(self) -> Iterator[ConfigFault]:
+        yield from self._directory_rules()
+        yield from self._address_rules()
+        yield from self._size_rules()
+
+    def _directory_rules(self) -> Iterator[ConfigFault]:
+        if not self.data_dir:
+            yield ConfigFault("must not be empty", ("data_dir",))
+        if not all(self.log_dirs):
+            yield ConfigFault("must not contain an empty name", ("log_dirs",))
+        for path, count in Counter(map(posixpath.normpath, self.log_dirs)).items():
+            if count > 1:
+                reason = f"{path!r} is listed {count} times; each directory can be used once"
+                yield ConfigFault(reason, ("log_dirs",))
+
+    def _address_rules(self) -> Iterator[ConfigFault]:
+        faulty = False
+        for text in self.listeners:
+            if reason := address_fault(text):
+                faulty = True
+                yield ConfigFault(reason, ("listeners",))
+        if self.advertised is not None and (reason := advertised_fault(self.advertised)):
+            yield ConfigFault(reason, ("advertised",))
+        if faulty:
+            return
+        addresses = [split_address(text) for text in self.listeners]
+        for (host, port), count in Counter(addresses).items():
+            if count > 1 and port:
+                reason = f"'{host}:{port}' is listed {count} times; an address can be bound once"
+                yield ConfigFault(reason, ("listeners",))
+        http_listen = self.http.listen
+        if http_listen is not None and (address := split_address(http_listen)) in addresses:
+            if address[1]:
+                reason = f"{http_listen!r} is one of 'listeners', too; choose another port"
+                yield ConfigFault(reason, ("http.listen", "listeners"))
+        if self.advertised is None and any(host in EVERY_INTERFACE for host, _ in addresses):
+            yield ConfigFault(
+                "an address that means 'every interface' cannot be told to clients; set "
+                "'advertised' to the host:port that they can reach",
+                ("listeners", "advertised"),
             )
-        if faults:
-            raise ConfigError(faults)
+
+    def _size_rules(self) -> Iterator[ConfigFault]:
+        """Yield what could never work: limits that stand in each other's way."""
+        limits = self.limits
+        for name in ("partitions_per_topic_max", "partitions_max"):
+            if self.num_partitions > (most := getattr(limits, name)):
+                yield ConfigFault(
+                    f"must not exceed limits.{name} ({most}), but is {self.num_partitions}",
+                    ("num_partitions", f"limits.{name}"),
+                )
+        frame_bytes = self.network.produce_frame_bytes_max
+        if self.topic.max_message_bytes > frame_bytes:
+            yield ConfigFault(
+                f"must not exceed network.produce_frame_bytes_max ({frame_bytes}), in which a "
+                f"batch has to arrive, but is {self.topic.max_message_bytes}",
+                ("topic.max_message_bytes", "network.produce_frame_bytes_max"),
+            )
 
     @property
     def log_directories(self) -> tuple[str, ...]:
@@ -423,34 +460,16 @@ class BrokerConfig:
         return attrs.evolve(self, **changes)
 
 
-def split_address(text: str) -> tuple[str, int]:
-    """Split ``host:port`` (``[v6]:port`` for IPv6).
-
-    Raises:
-        ValueError: there is no port, or it is not one.
-    """
-    host, separator, port_text = text.rpartition(":")
-    if not separator:
-        raise ValueError(f"{text!r} is not host:port")
-    port = int(port_text)
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port {port} is not between 0 and 65535")
-    return host.strip("[]"), port
-
-
-def _is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address; of a name nobody can tell."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _address_fault(name: str, text: str) -> str | None:
-    try:
-        split_address(text)
-    except ValueError as error:
-        return f"{name}: {text!r} is not an address like 127.0.0.1:9092 ({error})"
-    return None
+# The checks of types need these, not their names.
+for _cls in (
+    TopicConfig,
+    NetworkConfig,
+    StorageConfig,
+    LimitsConfig,
+    GroupConfig,
+    ShutdownConfig,
+    HttpConfig,
+    MetricsConfig,
+    BrokerConfig,
+):
+    attrs.resolve_types(_cls)

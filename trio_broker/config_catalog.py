@@ -31,7 +31,7 @@ from trio_broker.config import (
     TopicConfig,
     kafka_config_name,
 )
-from trio_broker.errors import ConfigError
+from trio_broker.errors import ConfigError, ConfigFault
 
 
 class ConfigType(IntEnum):
@@ -292,7 +292,7 @@ def parse_topic_configs(
     Raises:
         ConfigError: naming each key that is unknown or whose value is not acceptable.
     """
-    faults: list[str] = []
+    faults: list[str | ConfigFault] = []
     values: dict[str, Any] = {}
     for name, text in configs.items():
         entry = TOPIC_CONFIGS.get(name)
@@ -315,7 +315,7 @@ def parse_topic_configs(
             config = attrs.evolve(config, **{attribute_name: value})
         except ConfigError as error:
             name = kafka_config_name(attribute_name)
-            faults += [fault.replace(attribute_name, name) for fault in error.faults]
+            faults += [ConfigFault(fault.reason, (name,)) for fault in error.details]
     if faults:
         raise ConfigError(faults)
     return config

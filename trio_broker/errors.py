@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno as errno_names
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,17 +136,45 @@ class TrioBrokerError(Exception):
     """Base of everything this package raises on purpose."""
 
 
+class ConfigFault(NamedTuple):
+    """One mistake in a configuration.
+
+    Attributes:
+        reason: what is wrong and what to do about it; begins with "must" if it goes on a sentence
+            whose subject is the key.
+        keys: the keys it is about, the one to change first.
+        place: where that one was set: a file, an environment variable, an option; "" if nobody
+            said.
+    """
+
+    reason: str
+    keys: tuple[str, ...] = ()
+    place: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.place] if self.place else []
+        if self.keys and self.reason.startswith("must "):
+            parts.append(f"{self.keys[0]} {self.reason}")
+        else:
+            parts += [*self.keys[:1], self.reason]
+        return ": ".join(parts)
+
+
 class ConfigError(TrioBrokerError):
     """The configuration is wrong; raised before any file or socket is opened.
 
     Attributes:
         faults: every mistake found, each a sentence with the path of the key, the reason and,
             where there is one, a suggestion.
+        details: the same in parts.
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = tuple(faults)
+    def __init__(self, faults: Sequence[str | ConfigFault]) -> None:
+        self.details = tuple(
+            fault if isinstance(fault, ConfigFault) else ConfigFault(fault) for fault in faults
+        )
+        self.faults = tuple(map(str, self.details))
+        super().__init__("\n".join(self.faults))
 
 
 class ProtocolError(TrioBrokerError):

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.admin.samples import committed, group, log_dir, partition, statistics, topic
 from trio_broker.admin.families import ProcessUsage, Shown
 from trio_broker.admin.metrics import COMPATIBLE, FAMILIES, INFO, REQUEST_SECONDS, render
-from trio_broker.config import METRICS_COMPAT, ConfigError, MetricsConfig
+from trio_broker.config import METRICS_COMPAT, MetricsConfig
+from trio_broker.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,7 @@ import pytest
 from tests.admin.reference_page import PAGE, render_page
 from trio_broker.admin.health import PROBES
 from trio_broker.admin.metrics import FAMILIES, INFO, REQUEST_SECONDS
-from trio_broker.cli.commands import SERVE_DEFAULTS
-from trio_broker.cli.configuration import build_config
+from trio_broker.host.config_file import load_config
 
 HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 NAMES = {family.name for family in FAMILIES} | {INFO[0], REQUEST_SECONDS[0]}
@@ -43,7 +42,7 @@ def test_paths_that_are_mentioned_exist() -> None:
 
 def stop_seconds() -> float:
     """Return how long `serve` may take to stop at the defaults."""
-    shutdown = build_config(SERVE_DEFAULTS).shutdown
+    shutdown = load_config(serve=True).shutdown
     return shutdown.ready_grace_seconds + shutdown.deadline_seconds
 
 

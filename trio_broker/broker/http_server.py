@@ -20,7 +20,7 @@ import trio
 from trio_broker.admin.families import ProcessUsage, Shown
 from trio_broker.broker.listeners import PatientListener
 from trio_broker.broker.statistics import health_facts, snapshot_in_turns
-from trio_broker.config import split_address
+from trio_broker.config_checks import split_address
 from trio_broker.errors import ConfigError, StuckIO
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import trio
 
 from trio_broker.broker.connection import Connection
 from trio_broker.broker.session import Session
-from trio_broker.config import split_address
+from trio_broker.config_checks import split_address
 
 if TYPE_CHECKING:
     from trio_broker.broker.paced_log import PacedLog

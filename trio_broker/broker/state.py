@@ -22,7 +22,7 @@ from trio_broker.broker.request_counters import RequestCounters
 from trio_broker.broker.response_flusher import ResponseFlusher
 from trio_broker.broker.token_bucket import TokenBucket
 from trio_broker.broker.topics import TopicRouter
-from trio_broker.config import split_address
+from trio_broker.config_checks import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -12,15 +12,21 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from trio_broker import __version__
+from trio_broker.cli.config_commands import config_group
+from trio_broker.cli.configuration import (
+    assignments_option,
+    entries_of_options,
+    file_option,
+    list_settings,
+    load_or_exit,
+    serve_options,
+)
 from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE
-
-if TYPE_CHECKING:
-    from trio_broker.config import BrokerConfig
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,43 +35,7 @@ def command_line() -> None:
     """A message broker that speaks the Apache Kafka protocol."""
 
 
-def _list_settings(context: click.Context, assignments: tuple[str, ...]) -> None:
-    """Answer ``-X list`` and end the command."""
-    if "list" not in assignments:
-        return
-    from trio_broker.cli.configuration import describe_settings
-
-    for key, default, text in describe_settings():
-        click.echo(f"{key}={default}\n    {text}")
-    context.exit()
-
-
-def _config_or_exit(
-    assignments: tuple[str, ...],
-    data_dir: str | None,
-    listeners: tuple[str, ...],
-    advertised: str | None,
-) -> BrokerConfig:
-    from trio_broker.cli.configuration import SERVER_DEFAULTS, build_config
-    from trio_broker.errors import ConfigError
-
-    try:
-        return build_config(
-            assignments,
-            data_dir=data_dir,
-            listeners=listeners,
-            advertised=advertised,
-            defaults=SERVER_DEFAULTS,
-        )
-    except ConfigError as error:
-        for fault in error.faults:
-            click.echo(f"configuration: {fault}", err=True)
-        sys.exit(EXIT_USAGE)
-
-
-#: What `serve` sets unless it is told otherwise; an embedded broker has no HTTP server.
-SERVE_DEFAULTS = ("http.listen=127.0.0.1:9644", "shutdown.ready_grace_seconds=3")
-_WITHOUT_HTTP = ("http.listen=", "shutdown.ready_grace_seconds=0")
+command_line.add_command(config_group)
 
 
 def _announce(protocol: str, addresses: list[tuple[str, int]]) -> None:
@@ -76,74 +46,34 @@ def _announce(protocol: str, addresses: list[tuple[str, int]]) -> None:
     sys.stdout.flush()
 
 
-def _http_assignments(http: str | None, token: str | None) -> tuple[str, ...]:
-    """Turn the options about HTTP into assignments, which win over ``-X``."""
-    assignments: tuple[str, ...] = () if token is None else (f"http.token={token}",)
-    if http is None:
-        return assignments
-    if http == "off":
-        return assignments + _WITHOUT_HTTP
-    return (*assignments, f"http.listen={http}")
-
-
 @command_line.command()
-@click.option("--data-dir", metavar="DIR", help="Where everything is kept (default: ./data).")
-@click.option(
-    "--listen",
-    "listeners",
-    metavar="HOST:PORT",
-    multiple=True,
-    help="Address to listen on, port 0 for any; may be repeated (default: 127.0.0.1:9092).",
-)
-@click.option(
-    "--advertise",
-    "advertised",
-    metavar="HOST:PORT",
-    help="Address that clients are told to use, if it differs from the one listened on.",
-)
-@click.option(
-    "--http",
-    metavar="HOST:PORT|off",
-    help="Address of health and metrics, port 0 for any (default: 127.0.0.1:9644).",
-)
-@click.option(
-    "--http-token",
-    metavar="TOKEN",
-    envvar="TRIO_BROKER_HTTP__TOKEN",
-    show_envvar=True,
-    help="What requests for more than a probe must carry, as 'Authorization: Bearer TOKEN'.",
-)
-@click.option(
-    "-X",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Set any configuration value; `-X list` shows them all.",
-)
+@file_option
+@serve_options
+@assignments_option
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
+    envvar="TRIO_BROKER_LOG_LEVEL",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "text", "json"]),
     default="auto",
     show_default=True,
+    envvar="TRIO_BROKER_LOG_FORMAT",
     help="auto: text on a terminal, else one JSON object a line.",
 )
 @click.pass_context
 def serve(
     context: click.Context,
-    data_dir: str | None,
-    listeners: tuple[str, ...],
-    advertised: str | None,
-    http: str | None,
-    http_token: str | None,
+    /,
+    config_path: str | None,
     assignments: tuple[str, ...],
     log_level: str,
     log_format: str,
+    **options: Any,
 ) -> None:
     """Run a broker until SIGTERM or SIGINT.
 
@@ -151,13 +81,8 @@ def serve(
     `listening http://HOST:PORT` for health and metrics; logs go to stderr. Exit code: 0 stopped in
     order, 1 failed, 2 usage or configuration, 3 forced stop.
     """
-    _list_settings(context, assignments)
-    config = _config_or_exit(
-        (*SERVE_DEFAULTS, *assignments, *_http_assignments(http, http_token)),
-        data_dir,
-        listeners,
-        advertised,
-    )
+    list_settings(context, assignments)
+    config = load_or_exit(config_path, assignments, entries_of_options(**options)).config
     import trio
 
     from trio_broker.broker.http_server import missing_libraries

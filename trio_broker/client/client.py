@@ -27,7 +27,7 @@ from trio_broker.client.options import (
 )
 from trio_broker.client.producer import Producer
 from trio_broker.client.scope import END_SECONDS_MAX, TaskScope, open_scope
-from trio_broker.config import split_address
+from trio_broker.config_checks import split_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence

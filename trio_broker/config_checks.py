@@ -1,0 +1,159 @@
+"""What every class of configuration checks of itself: types, limits, and the shape of addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from trio_broker.errors import ConfigError, ConfigFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Limits from here on are those of the type; nobody is told such a number.
+_UNLIMITED = 2**63 - 1
+
+
+def limits_fault(value: float, least: float, most: float) -> str | None:
+    """Say what is wrong with a number that is outside its limits, or return None."""
+    if least <= value <= most:
+        return None
+    if most >= _UNLIMITED:
+        return f"must be at least {number_text(least)}, not {value}"
+    return f"must be between {number_text(least)} and {number_text(most)}, not {value}"
+
+
+def number_text(number: float) -> str:
+    """Write a number without a fraction that says nothing."""
+    return str(int(number)) if number == int(number) else str(number)
+
+
+def _type_fault(kind: Any, value: object) -> str | None:
+    """Say what is wrong with a value that is not of its field's type, or return None.
+
+    A text in the place of a list would be taken for a list of letters, and the text of a mode is
+    equal to the mode without being it.
+    """
+    optional = type(None) in getattr(kind, "__args__", ())
+    if optional:
+        if value is None:
+            return None
+        kind = next(part for part in kind.__args__ if part is not type(None))
+    if kind == tuple[str, ...]:
+        if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
+            return None
+        return f"must be a list of texts, not {value!r}"
+    if kind is bool or issubclass(kind, Enum) or attrs.has(kind):
+        right = isinstance(value, kind)
+    elif kind is float:
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        right = isinstance(value, kind) and not isinstance(value, bool)
+    if right:
+        return None
+    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    return f"must be {names.get(kind, f'a {kind.__name__}')}, not {value!r}"
+
+
+class Checked:
+    """A class of configuration that refuses to exist with mistakes in it, all told at once."""
+
+    __slots__ = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse values of a wrong type or outside their limits, and broken rules."""
+        fields = attrs.fields(type(self))  # type: ignore[arg-type]
+        faults = [
+            fault
+            for attribute in fields
+            if (fault := _field_type_fault(attribute, getattr(self, attribute.name)))
+        ]
+        if not faults:  # rules need types that are right
+            faults = [
+                ConfigFault(reason, (attribute.name,))
+                for attribute in fields
+                if (least := attribute.metadata.get("least")) is not None
+                and (
+                    reason := limits_fault(
+                        getattr(self, attribute.name), least, attribute.metadata["most"]
+                    )
+                )
+            ]
+            known = {key for fault in faults for key in fault.keys}
+            faults += [fault for fault in self._rules() if known.isdisjoint(fault.keys)]
+        if faults:
+            raise ConfigError(faults)
+
+    def _rules(self) -> Iterable[ConfigFault]:
+        """Yield what is wrong although each value, seen alone, is right."""
+        return ()
+
+
+def _field_type_fault(attribute: attrs.Attribute[Any], value: object) -> ConfigFault | None:
+    reason = _type_fault(attribute.type, value)
+    if reason is None:
+        return None
+    if attribute.metadata.get("secret"):
+        reason = reason.partition(", not ")[0]
+    return ConfigFault(reason, (attribute.name,))
+
+
+#: Addresses to bind that are none to connect to.
+EVERY_INTERFACE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - refused, not bound
+_PORT_MAX = 65535
+_PORT = re.compile(r"[0-9]{1,5}\Z")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split ``host:port`` (``[v6]:port`` for IPv6).
+
+    Raises:
+        ValueError: there is no port, or it is not one.
+    """
+    host, separator, port_text = text.rpartition(":")
+    if not separator:
+        raise ValueError(f"{text!r} is not host:port")
+    if not _PORT.match(port_text) or int(port_text) > _PORT_MAX:
+        raise ValueError(f"port {port_text!r} is not between 0 and {_PORT_MAX}")
+    return host.strip("[]"), int(port_text)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address; of a name nobody can tell."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address_fault(text: str) -> str | None:
+    """Say why nothing can be bound to an address, or return None."""
+    protocol, separator, rest = text.partition("://")
+    if separator:
+        return f"{text!r}: write {rest!r}, without {protocol + separator!r}"
+    try:
+        split_address(text)
+    except ValueError as error:
+        return f"{text!r} is not an address like 127.0.0.1:9092 ({error})"
+    host = text.rpartition(":")[0]
+    if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
+        return f"{text!r} is not an address like [::1]:9092 (IPv6 goes into brackets)"
+    if any(character.isspace() for character in text):
+        return f"{text!r} is not an address like 127.0.0.1:9092 (there is a blank in it)"
+    return None
+
+
+def advertised_fault(text: str) -> str | None:
+    """Say why clients could not connect to an address, or return None."""
+    if reason := address_fault(text):
+        return reason
+    host, port = split_address(text)
+    if host in EVERY_INTERFACE or port == 0:
+        return f"{text!r} leads clients nowhere; it must be a host and a port that they can reach"
+    return None
