@@ -1,0 +1,1 @@
+"""Clients in other languages, each a small program of its own: Go, JavaScript, Java."""
