@@ -183,12 +183,11 @@ class StorageConfig(Checked):
     shards_per_log_dir: int = _bounded(2, 1, 64, help="writers, each with a thread, per log dir")
     commit_bytes_max: int = _bounded(8 * MIB, 64 * KIB, GIB, help="bytes in one group commit")
     write_queue_bytes_max: int = _bounded(64 * MIB, MIB, GIB, help="bytes queued per shard")
-    flush_interval_ms: int = _bounded(100, 1, 60_000, help="durability=interval: flush at this age")
-    flush_interval_bytes: int = _bounded(
-        MIB, 4 * KIB, GIB, help="durability=interval: flush at this many unflushed bytes"
+    flush_interval_ms: int = _bounded(
+        100, 1, 60_000, help="durability=interval: flush, before anything else, at this age"
     )
-    flush_age_max_ms: int = _bounded(
-        1_000, 1, 60_000, help="durability=interval: writes wait above this unflushed age"
+    flush_interval_bytes: int = _bounded(
+        MIB, 4 * KIB, GIB, help="durability=interval: the same at this many unflushed bytes"
     )
     recovery_point_bytes: int = _bounded(
         64 * MIB, MIB, GIB, help="write a recovery point after this many bytes of a log"

@@ -314,6 +314,31 @@ async def test_when_data_is_made_durable(world: World) -> None:
 
 
 @simulated
+async def test_nothing_is_acknowledged_while_a_flush_is_due(world: World) -> None:
+    """However slow fsync is, what may be lost is what one interval's writes were."""
+    interval_seconds, commit_seconds_max = 0.05, 0.05
+    storage = attrs.evolve(
+        world.config().storage, flush_interval_ms=50, flush_interval_bytes=1024 * 1024
+    )
+    world.fs.faults = attrs.evolve(world.fs.faults, sync_latency_seconds=(0.3, 0.5))
+    async with world.running(storage=storage) as run:
+        await run.broker.create_topic("orders", configs={"durability": "interval"})
+        replica = run.replica("orders")
+        acknowledged: list[float] = []  # by offset
+        waited_for_flush = 0
+        async with world.connect() as client:
+            while waited_for_flush < 5:
+                assert await code_of(client, replica) == 0
+                acknowledged.append(trio.current_time())
+                if len(acknowledged) > 1 and acknowledged[-1] - acknowledged[-2] > 0.3:
+                    waited_for_flush += 1
+                oldest_unflushed = acknowledged[replica.log.durable_offset]
+                age_seconds = acknowledged[-1] - oldest_unflushed
+                assert age_seconds <= interval_seconds + commit_seconds_max
+        assert len(acknowledged) > 20  # and between flushes it was quick
+
+
+@simulated
 async def test_what_each_mode_may_lose_when_the_power_fails(world: World) -> None:
     world.fs.faults = DiskFaults(writes_lost="any")
     stored: dict[str, int] = {}

@@ -13,7 +13,7 @@ from tests.support.server import SERVE_WITHOUT_FSYNC
 
 pytestmark = pytest.mark.slow
 
-#: storage.flush_age_max_ms: writes wait above this unflushed age, so no more than this is lost.
+#: Ten times storage.flush_interval_ms: a flush that is due may have to wait for a busy disk.
 INTERVAL_BOUND_SECONDS = 1.0
 
 
