@@ -213,6 +213,14 @@ def test_serve_reads_its_file_and_the_rest_wins_over_it(tmp_path: Path) -> None:
             assert process.wait(60) == 0
         finally:
             process.kill()
+        assert process.stderr is not None
+        log = process.stderr.read()
+    for said in (
+        f"{path} sets data_dir, node_id, http.listen",
+        "TRIO_BROKER_CLUSTER_ID sets cluster_id",
+        "--listen sets listeners",
+    ):
+        assert said in log
     identity = "\n".join(
         file.read_bytes().decode(errors="replace") for file in (tmp_path / "data").rglob("identity")
     )

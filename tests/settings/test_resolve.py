@@ -263,7 +263,7 @@ def test_nothing_in_a_text_is_taken_for_another_thing(assignment, said) -> None:
         ("\n\ntopic.retention_ms = 7d", "line 3 is not TOML: "),
         ("topic.retention_ms = 7d  # long", 'need quotes: topic.retention_ms = "7d"'),
         ("data_dir = /var/lib", 'need quotes: data_dir = "/var/lib"'),
-        ("log.dirs=/a,/b", "looks like Kafka's server.properties; `trio-broker config import"),
+        ("# Kafka\nzookeeper.connect=a:1\nlog.dirs=/a,/b", "looks like Kafka's server.properties"),
         ("auto_create_topics = yes", "write auto_create_topics = true or false"),
         ("auto_create_topics = True", "write auto_create_topics = true or false"),
         ("node_id =", "there is no value; write one, or remove the line"),

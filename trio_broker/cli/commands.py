@@ -9,6 +9,7 @@ the others are in `exits`.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from functools import partial
@@ -25,6 +26,7 @@ from trio_broker.cli.configuration import (
     list_settings,
     load_or_exit,
     serve_options,
+    what_was_set,
 )
 from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE
 
@@ -56,6 +58,7 @@ def _announce(protocol: str, addresses: list[tuple[str, int]]) -> None:
     default="info",
     show_default=True,
     envvar="TRIO_BROKER_LOG_LEVEL",
+    show_envvar=True,
 )
 @click.option(
     "--log-format",
@@ -63,6 +66,7 @@ def _announce(protocol: str, addresses: list[tuple[str, int]]) -> None:
     default="auto",
     show_default=True,
     envvar="TRIO_BROKER_LOG_FORMAT",
+    show_envvar=True,
     help="auto: text on a terminal, else one JSON object a line.",
 )
 @click.pass_context
@@ -82,7 +86,8 @@ def serve(
     order, 1 failed, 2 usage or configuration, 3 forced stop.
     """
     list_settings(context, assignments)
-    config = load_or_exit(config_path, assignments, entries_of_options(**options)).config
+    resolved = load_or_exit(config_path, assignments, entries_of_options(**options))
+    config = resolved.config
     import trio
 
     from trio_broker.broker.http_server import missing_libraries
@@ -101,6 +106,7 @@ def serve(
 
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     with logging_to_stderr(log_level, as_json=as_json):
+        logging.getLogger("trio_broker.serve").info("configuration: %s", what_was_set(resolved))
         try:
             code = trio.run(
                 partial(

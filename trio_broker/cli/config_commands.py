@@ -42,7 +42,8 @@ def config_check(
 ) -> None:
     """Tell every mistake in FILE, the environment and -X, as `serve` would.
 
-    Exit code 0 if there is none, 2 otherwise.
+    FILE is TOML; without it the one that TRIO_BROKER_CONFIG names counts, if any. Exit code 0 if
+    there is no mistake, 2 otherwise.
     """
     list_settings(context, assignments)
     resolved = load_or_exit(config_path, assignments)

@@ -134,6 +134,18 @@ def load_or_exit(
         sys.exit(EXIT_USAGE)
 
 
+def what_was_set(resolved: Resolved) -> str:
+    """Name the keys that somebody set, by where: a forgotten variable is found in the log."""
+    from trio_broker.settings.sources import DEFAULT, SERVE_DEFAULT
+
+    keys: dict[str, list[str]] = {}
+    for key, origin in resolved.origins.items():
+        if origin not in {DEFAULT, SERVE_DEFAULT}:
+            keys.setdefault(str(origin), []).append(key)
+    parts = [f"{origin} sets {', '.join(names)}" for origin, names in keys.items()]
+    return "; ".join(parts) or "defaults only"
+
+
 def tell(faults: Iterable[str]) -> None:
     """Write mistakes to stderr, one a line."""
     for fault in faults:

@@ -42,7 +42,8 @@ def show_page(resolved: Resolved, *, effective: bool, with_sources: bool) -> str
 
     def lines_of(setting: Setting) -> Iterator[str]:
         value, origin = resolved.value(setting), resolved.origins[setting.key]
-        note = f"  # {origin}" if with_sources else ""
+        place = "".join(letter if letter.isprintable() else "?" for letter in str(origin))
+        note = f"  # {place}" if with_sources else ""
         if setting.secret and value is not None:
             yield f"# {setting.name} = {_NOT_SHOWN}{note or '  # set, but not shown'}"
         else:

@@ -146,9 +146,18 @@ def _syntax_fault(text: str, message: str) -> str:
     if found is None:
         return f"is not TOML: {message}"
     lines = text.rstrip().split("\n")
+    if any((key := _ASSIGNED.match(line)) and _is_of_kafka(key[1]) for line in lines):
+        return (
+            "is not TOML, it looks like Kafka's server.properties; `trio-broker config import "
+            "FILE` translates one"
+        )
     number = int(found[2]) if found[2] else len(lines)
     line = lines[min(number, len(lines)) - 1].strip()
     return f"line {number} is not TOML: {_shown_line(line)}{_syntax_hint(line, found[1])}"
+
+
+def _is_of_kafka(key: str) -> bool:
+    return key in BROKER_CONFIGS and "." in key
 
 
 def _shown_line(line: str) -> str:
@@ -165,11 +174,6 @@ def _syntax_hint(line: str, message: str) -> str:
         return plain
     key, sign, value = assigned.groups()
     value = value.partition("#")[0].strip()
-    if key in BROKER_CONFIGS and "." in key:
-        return (
-            "this looks like Kafka's server.properties; `trio-broker config import FILE` "
-            "translates one"
-        )
     if sign == ":":
         return f"TOML has '=' between key and value: {key} = ..."
     if not value:
