@@ -366,6 +366,24 @@ def test_a_full_disk_refuses_growth_and_nothing_else() -> None:
     assert file.write_at(BLOCK_BYTES, [b"x"]) == 1
 
 
+def test_a_quota_refuses_growth_of_what_is_under_it() -> None:
+    fs = disk()
+    small, free = new_file(fs, "small", b"x" * 10), new_file(fs, "free")
+    fs.faults = DiskFaults(quota_reached=lambda path: "small" in path)
+    with pytest.raises(OSError, match="No space left"):
+        small.write_at(10, [b"x"])
+    with pytest.raises(OSError, match="No space left"):
+        small.allocate(11)
+    with pytest.raises(OSError, match="No space left"):
+        fs.make_directory("/data/smaller")
+    assert small.write_at(8, [b"overwritten"]) == 2
+    small.truncate(5)
+    assert free.write_at(0, [b"x" * BLOCK_BYTES]) == BLOCK_BYTES
+    assert fs.space("/data").free_bytes > BLOCK_BYTES
+    fs.faults = DiskFaults()
+    assert small.write_at(5, [b"x"]) == 1
+
+
 def test_an_unlinked_file_takes_space_until_it_is_closed() -> None:
     fs = disk(capacity_bytes=10 * BLOCK_BYTES)
     file = new_file(fs, content=b"x" * 3 * BLOCK_BYTES)

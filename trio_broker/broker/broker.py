@@ -42,6 +42,7 @@ from trio_broker.metadata.decisions import StartedDirectory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_broker.broker.interception import Interceptor
     from trio_broker.config import BrokerConfig
     from trio_broker.host.interface import Host
 
@@ -65,9 +66,20 @@ class BrokerTree:
         report: how the stop went; None before the end, and after a crash.
     """
 
-    def __init__(self, config: BrokerConfig, host: Host, *, reraise: bool = False) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        host: Host,
+        *,
+        reraise: bool = False,
+        interceptor: Interceptor | None = None,
+    ) -> None:
         self.state = BrokerState(
-            config=config, host=host, supervisor=Supervisor(reraise=reraise), served=SERVED
+            config=config,
+            host=host,
+            supervisor=Supervisor(reraise=reraise),
+            served=SERVED,
+            interceptor=interceptor,
         )
         self.started = False
         self.ended = trio.Event()

@@ -28,6 +28,7 @@ from trio_broker.wire.headers import decode_request_header
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from trio_broker.broker.interception import Interceptor, Intervention
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import Buffer, Stream
@@ -232,8 +233,16 @@ class Connection:
     async def _handle(self, frame: memoryview) -> None:
         header = decode_request_header(frame)
         self.deadline = float("inf")
+        close_reason = ""
+        if self._state.interceptor is not None:
+            intervention = await self._intercept(self._state.interceptor, header, frame)
+            if intervention is not None:
+                close_reason = intervention.close_reason
+                if not intervention.carry_out:
+                    await self._intervene(intervention)
+                    return
         if header.api_key == ApiKey.PRODUCE:
-            await self._handle_produce(header, frame)
+            await self._handle_produce(header, frame, close_reason)
             return
         began = self._handling_since = trio.current_time()
         self._state.flusher.flush()
@@ -241,7 +250,35 @@ class Connection:
         reply = await answer(self._state, self.session, header, frame)
         self._handling_since = float("inf")
         self._state.requests[header.api_key].observe(trio.current_time() - began)
+        if close_reason:
+            await self._close_now(close_reason)
         await self._send(reply)
+
+    async def _intercept(
+        self, interceptor: Interceptor, header: RequestHeader, frame: memoryview
+    ) -> Intervention | None:
+        """Ask the interceptor, for as long as neither the client leaves nor the broker drains."""
+        self._state.flusher.flush()
+        self._handling_since = trio.current_time()
+        self._receiving = True
+        intervention = await interceptor.intercept(self._state, self.session, header, frame)
+        self._receiving = False
+        self._handling_since = float("inf")
+        return intervention
+
+    async def _intervene(self, intervention: Intervention) -> None:
+        """Do what the interceptor wants done instead; replies keep their order."""
+        self._state.flusher.flush()
+        await self._wait_for_pending(0, 0)
+        if intervention.reply is not None:
+            await self._send(intervention.reply)
+        if intervention.close_reason:
+            await self._close_now(intervention.close_reason)
+
+    async def _close_now(self, reason: str) -> None:
+        """Close the connection, from its own task; does not return."""
+        self.close(reason)
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _send(self, buffers: Sequence[Buffer]) -> None:
         """Send a reply, giving the peer a new deadline for each piece of it."""
@@ -259,7 +296,9 @@ class Connection:
 
     # Produce: replies come later, in order.
 
-    async def _handle_produce(self, header: RequestHeader, frame: memoryview) -> None:
+    async def _handle_produce(
+        self, header: RequestHeader, frame: memoryview, close_reason: str
+    ) -> None:
         served_api(header)
         network = self._state.config.network
         requests_max = network.produce_requests_in_flight_max
@@ -272,6 +311,7 @@ class Connection:
             self._state.flusher.flush()
             await self._wait_for_pending(requests_max - 1, bytes_max - 1)
         request = ProduceInFlight(self, header, len(frame))
+        request.close_reason = close_reason
         self._pending.append(request)
         self._in_flight_bytes += request.size_bytes
         self._state.request_memory.take(request.size_bytes)
@@ -305,6 +345,9 @@ class Connection:
             self._in_flight_bytes -= request.size_bytes
             self._state.request_memory.give_back(request.size_bytes)
             reply = request.reply()
+            if request.close_reason:
+                self.close(request.close_reason)
+                break
             if reply is not None:
                 replies.append(reply)
             elif request.failed:

@@ -33,6 +33,7 @@ from trio_broker.records.build import Record, build_batch
 
 if TYPE_CHECKING:
     from trio_broker.admin.statistics import BrokerStatistics
+    from trio_broker.broker.interception import Interceptor
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.shutdown import ShutdownReport
     from trio_broker.host.interface import Host, Stream
@@ -269,7 +270,10 @@ class Broker:
 
 @asynccontextmanager
 async def open_broker(
-    config: BrokerConfig | None = None, *, host: Host | None = None
+    config: BrokerConfig | None = None,
+    *,
+    host: Host | None = None,
+    interceptor: Interceptor | None = None,
 ) -> AsyncIterator[Broker]:
     """Run a broker for the length of a block::
 
@@ -284,6 +288,7 @@ async def open_broker(
     Args:
         config: None: defaults.
         host: the machine to run on; None: the real one.
+        interceptor: stands between connections and handlers, in tests; None: nobody does.
 
     Raises:
         ConfigError: from building the configuration.
@@ -296,7 +301,7 @@ async def open_broker(
 
         host = real_host()
     _check_clock(host)
-    tree = BrokerTree(config or BrokerConfig(), host)
+    tree = BrokerTree(config or BrokerConfig(), host, interceptor=interceptor)
     outcome: BaseException | None = None
     crash: BaseException | None = None
     started = False
@@ -359,5 +364,5 @@ def _check_clock(host: Host) -> None:
     if not host.simulated and not type(clock).__module__.startswith("trio._core"):
         raise RuntimeError(
             "a broker on a real disk cannot run under a virtual clock, since virtual time does "
-            "not wait for its threads: use trio_broker.testing instead"
+            "not wait for its threads: use trio_broker.testing.memory_broker instead"
         )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.controller import Controller
     from trio_broker.broker.group_coordinator import GroupCoordinator
     from trio_broker.broker.handlers.served import ServedApi
+    from trio_broker.broker.interception import Interceptor
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.session import Session
     from trio_broker.broker.shutdown import PhaseReport
@@ -47,6 +48,7 @@ class BrokerState:
 
     Attributes:
         served: APIs by number, for ApiVersions.
+        interceptor: stands before the handlers, in tests; None: nobody does.
         descriptors: how many of the process's descriptors are for what.
         accept_log: says why clients cannot be accepted, of all listeners together.
         requests: how many of each API were answered, and how quickly.
@@ -73,6 +75,7 @@ class BrokerState:
     host: Host
     supervisor: Supervisor
     served: Mapping[int, ServedApi]
+    interceptor: Interceptor | None = None
     router: TopicRouter = field(factory=TopicRouter)
     flusher: ResponseFlusher = field(init=False)
     log_dirs: list[LogDir] = field(factory=list)

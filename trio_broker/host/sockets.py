@@ -21,7 +21,7 @@ from trio.lowlevel import checkpoint_if_cancelled, notify_closing, wait_readable
 from trio_broker.host.spares import NO_DESCRIPTORS, SpareDescriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio_broker.host.interface import Buffer
 
@@ -246,6 +246,33 @@ class RealNetwork:
                 if not is_chance or attempt == _PORT_ATTEMPTS_MAX - 1:
                     raise
         raise AssertionError
+
+    def hold_port(self, host: str, port: int) -> Callable[[], None]:
+        """Keep a port from others without listening at it: connections are refused.
+
+        Meanwhile the system gives it to nobody who asks for any port, neither to listen at nor to
+        connect from. (A client that tries again and again could else get it, and be connected with
+        itself.)
+
+        Args:
+            host: a numeric address.
+            port: which was listened at before.
+
+        Returns:
+            What gives it back; idempotent.
+
+        Raises:
+            OSError: somebody else has it.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        holding = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holding.bind((host, port))
+        except BaseException:
+            holding.close()
+            raise
+        return holding.close
 
     async def connect(self, host: str, port: int) -> RealStream:
         """Connect to the first address of `host` that answers (RFC 8305).

@@ -20,6 +20,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+#: Brokers for any client; imports nothing either.
+pytest_plugins = ("trio_broker.testing.fixtures",)
+
 _MARK = "explore"
 
 

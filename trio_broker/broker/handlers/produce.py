@@ -46,6 +46,7 @@ class ProduceInFlight:
 
     Attributes:
         began: Trio time at which all of it was there.
+        close_reason: if not empty, its reply is never sent: the connection closes instead.
         size_bytes: of its frame, which counts against the connection and the memory pool.
         is_complete: every slot has its outcome.
         failed: some slot was refused.
@@ -57,6 +58,7 @@ class ProduceInFlight:
         "_topics",
         "acks",
         "began",
+        "close_reason",
         "connection",
         "correlation_id",
         "deadline",
@@ -72,6 +74,7 @@ class ProduceInFlight:
         self.size_bytes = size
         self.acks = 1
         self.began = trio.current_time()
+        self.close_reason = ""
         self.deadline = float("inf")
         self.is_complete = False
         self._open_slots = 1  # held by `start_produce` until all slots are queued

@@ -19,6 +19,7 @@ Fault model
       nothing durable; a later one can (a journal either works or takes the filesystem down).
     - A full disk first writes short, then fails with ENOSPC; cutting, syncing, renaming,
       unlinking and overwriting in place go on working. Unlinked files count until closed.
+      With `quota_reached` the same for some paths, whatever room there is.
     - Reads, writes, syncs and names fail with EIO by rate; chosen operations with any errno.
     - Too many open files (EMFILE, once spare descriptors are in use too), no inodes left (ENOSPC).
     - Slow operations, and operations that hang (`freeze`, `hang_rate`): see `lane`.
@@ -352,7 +353,7 @@ class SimFileSystem:
             number, inode.next_write_error = inode.next_write_error, 0
             raise os_error(number, operation.path)
         random = operation.random
-        length = min(len(data), self._volume.room(inode, offset))
+        length = min(len(data), self._room(inode, offset, operation.path))
         if operation.error_number in _OUT_OF_SPACE and len(data) > 1:
             inode.next_write_error = operation.error_number
             length = min(length, random.randrange(1, len(data)))
@@ -367,8 +368,19 @@ class SimFileSystem:
         self._volume.write(inode, offset, data[:length], self.now_ms())
         return length
 
+    def _has_no_quota_left(self, path: str) -> bool:
+        return self.faults.quota_reached is not None and self.faults.quota_reached(path)
+
+    def _room(self, inode: Inode, offset: int, path: str) -> int:
+        """Return how many bytes may be written at `offset`."""
+        if self._has_no_quota_left(path):
+            return max(0, len(inode.data) - offset)
+        return self._volume.room(inode, offset)
+
     def resize(self, inode: Inode, size: int, path: str) -> None:
         """Cut or extend a file."""
+        if size > len(inode.data) and self._has_no_quota_left(path):
+            raise os_error(errno.ENOSPC, path)
         self._volume.resize(inode, size, self.now_ms(), path)
 
     def release(self, file: SimFile, inode: Inode) -> None:
@@ -441,6 +453,8 @@ class SimFileSystem:
             operation.raise_error()
             found = self._volume.find(path)
             if found is None:
+                if self._has_no_quota_left(path):
+                    raise os_error(errno.ENOSPC, path)
                 self._volume.create_directory(path, self.now_ms())
             elif not (exist_ok and isinstance(found, Directory)):
                 raise os_error(errno.EEXIST, path)

@@ -9,6 +9,7 @@ Two ways, which combine:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Literal
 
@@ -45,6 +46,9 @@ class DiskFaults:
         hang_seconds: inf means until the machine's power fails.
         capacity_bytes: size of the disk, None for as good as endless. Space is counted in blocks
             of 4,096 bytes; unlinked files count until they are closed.
+        quota_reached: tells of a path whether it is under a quota that is used up: what would make
+            such a file longer fails with ENOSPC, and so does such a new directory, although
+            `space` shows room. None: there is no quota.
         inodes_max: most files and directories, None for as good as endless.
         open_files_max: most open files (EMFILE beyond, but for `FileSystem.spare_descriptors`).
         names_lost: which of the name changes not yet durable survive a crash: a "prefix" of them
@@ -67,6 +71,7 @@ class DiskFaults:
     hang_rate: float = 0.0
     hang_seconds: float = inf
     capacity_bytes: int | None = None
+    quota_reached: Callable[[str], bool] | None = None
     inodes_max: int | None = None
     open_files_max: int = 1024
     names_lost: Literal["prefix", "subset"] = "prefix"
