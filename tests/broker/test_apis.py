@@ -270,7 +270,7 @@ async def test_topics_that_cannot_be_created_have_kafkas_code(wire_config: Broke
         missing = [config_of("retention.ms", None)]
         for configs in (unknown, wrong, missing):
             assert await created(topic("c", configs=configs)) == [ErrorCode.INVALID_CONFIG]
-        assert await created(topic("c", 11)) == [ErrorCode.POLICY_VIOLATION] or True
+        assert await created(topic("c", 11)) == [ErrorCode.POLICY_VIOLATION]
         assert await created(topic("twice"), topic("twice"), topic("once")) == [
             ErrorCode.INVALID_REQUEST,
             0,
@@ -364,7 +364,7 @@ async def test_every_version_finds_the_coordinator(wire_config: BrokerConfig) ->
 
         for version in range(7):
             assert await find(version, "group", 0) == (0, 0, host, port)
-            assert await find(version, "", 0) == (ErrorCode.INVALID_GROUP_ID, -1, "", -1)
+            assert await find(version, "", 0) == (0, 0, host, port)  # what Kafka once allowed
             if version >= 1:
                 refused = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
                 assert (await find(version, "t", 1))[0] == refused
@@ -374,7 +374,7 @@ async def test_every_version_finds_the_coordinator(wire_config: BrokerConfig) ->
                 answer = await client.call(keys, version)
                 assert [(c.key, c.error_code) for c in answer.coordinators] == [
                     ("a", 0),
-                    ("", ErrorCode.INVALID_GROUP_ID),
+                    ("", 0),
                     ("b", 0),
                 ]
 
@@ -435,7 +435,7 @@ async def test_every_version_describes_the_cluster(wire_config: BrokerConfig, ve
         assert answer.cluster_authorized_operations < 0 < allowed.cluster_authorized_operations
         if version >= 1:
             answer = await client.call(request(endpoint_type=2), version)
-            assert answer.error_code == ErrorCode.INVALID_REQUEST
+            assert answer.error_code == ErrorCode.MISMATCHED_ENDPOINT_TYPE
 
 
 @pytest.mark.parametrize("version", range(1, 5))

@@ -1,9 +1,10 @@
 """One member of a consumer group in a process of its own: prints what it owns and what it reads.
 
-``python -m tests.clients.group_member confluent 127.0.0.1:9092 group topic instance`` prints
+``python -m tests.clients.group_member confluent 127.0.0.1:9092 group topic instance pace`` prints
 ``A 0 1 2`` whenever what it owns changes, and ``M <partition> <offset> <value>`` for each record.
-SIGTERM makes it leave. An empty instance makes a dynamic member. kcat is run instead of this
-module; `GroupMember`, the other end, understands both.
+SIGTERM makes it leave. An empty instance makes a dynamic member. The pace is "default", with the
+client's own timeouts, or "quick". kcat is run instead of this module; `GroupMember`, the other end,
+understands both.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: Every client there is, and confluent-kafka with the other way of rebalancing.
 MEMBERS = ("confluent", "confluent-cooperative", "aiokafka", "kafka-python", "kcat")
 
+#: Whether members have their client's own timeouts, or such that nobody waits for long.
+DEFAULT_PACE, QUICK_PACE = "default", "quick"
 #: Short, for those whose death is to be noticed; long, for those that come back under their name
 #: and must do so in time even where starting a process takes seconds.
 SESSION_MS = 3_000
@@ -48,19 +51,25 @@ def _own(partitions: Iterable[int]) -> None:
     _say("A " + " ".join(map(str, sorted(partitions))))
 
 
-def session_ms(instance: str) -> int:
-    """Return how long a member may be silent."""
-    return STATIC_SESSION_MS if instance else SESSION_MS
-
-
-def librdkafka_options(instance: str, *, cooperative: bool = False) -> dict[str, Any]:
-    """Return the properties in which a member differs from the defaults."""
-    options: dict[str, Any] = {
-        "auto.offset.reset": "earliest",
-        "session.timeout.ms": session_ms(instance),
+def timeouts_ms(instance: str, pace: str) -> dict[str, int]:
+    """Return the timeouts in which a member differs from the defaults, by Java's names."""
+    if pace == DEFAULT_PACE:
+        return {}
+    return {
+        "session.timeout.ms": STATIC_SESSION_MS if instance else SESSION_MS,
         "heartbeat.interval.ms": HEARTBEAT_MS,
         "auto.commit.interval.ms": COMMIT_MS,
     }
+
+
+def keywords(instance: str, pace: str) -> dict[str, int]:
+    """Return the same as Python clients want them."""
+    return {key.replace(".", "_"): value for key, value in timeouts_ms(instance, pace).items()}
+
+
+def librdkafka_options(instance: str, pace: str, *, cooperative: bool = False) -> dict[str, Any]:
+    """Return the properties in which a member differs from the defaults."""
+    options: dict[str, Any] = {"auto.offset.reset": "earliest", **timeouts_ms(instance, pace)}
     if cooperative:
         options["partition.assignment.strategy"] = "cooperative-sticky"
     if instance:
@@ -69,7 +78,7 @@ def librdkafka_options(instance: str, *, cooperative: bool = False) -> dict[str,
 
 
 def run_confluent(
-    bootstrap: str, group: str, topic: str, instance: str, *, cooperative: bool
+    bootstrap: str, group: str, topic: str, instance: str, pace: str, *, cooperative: bool
 ) -> None:
     """Be a confluent-kafka consumer until told to stop."""
     from confluent_kafka import Consumer
@@ -88,7 +97,7 @@ def run_confluent(
 
     consumer = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": group}
-        | librdkafka_options(instance, cooperative=cooperative)
+        | librdkafka_options(instance, pace, cooperative=cooperative)
     )
     consumer.subscribe([topic], on_assign=assigned, on_revoke=revoked, on_lost=revoked)
     while not _stopping:
@@ -98,7 +107,7 @@ def run_confluent(
     consumer.close()
 
 
-async def run_aiokafka(bootstrap: str, group: str, topic: str, instance: str) -> None:
+async def run_aiokafka(bootstrap: str, group: str, topic: str, instance: str, pace: str) -> None:
     """Be an aiokafka consumer until told to stop."""
     from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 
@@ -114,9 +123,7 @@ async def run_aiokafka(bootstrap: str, group: str, topic: str, instance: str) ->
         group_id=group,
         group_instance_id=instance or None,
         auto_offset_reset="earliest",
-        session_timeout_ms=session_ms(instance),
-        heartbeat_interval_ms=HEARTBEAT_MS,
-        auto_commit_interval_ms=COMMIT_MS,
+        **keywords(instance, pace),
     )
     consumer.subscribe([topic], listener=Listener())
     await consumer.start()
@@ -127,7 +134,7 @@ async def run_aiokafka(bootstrap: str, group: str, topic: str, instance: str) ->
     await consumer.stop()
 
 
-def run_kafka_python(bootstrap: str, group: str, topic: str, instance: str) -> None:
+def run_kafka_python(bootstrap: str, group: str, topic: str, instance: str, pace: str) -> None:
     """Be a kafka-python consumer until told to stop."""
     from kafka import ConsumerRebalanceListener, KafkaConsumer
     from kafka.errors import KafkaConnectionError
@@ -144,9 +151,7 @@ def run_kafka_python(bootstrap: str, group: str, topic: str, instance: str) -> N
         group_id=group,
         group_instance_id=instance or None,
         auto_offset_reset="earliest",
-        session_timeout_ms=session_ms(instance),
-        heartbeat_interval_ms=HEARTBEAT_MS,
-        auto_commit_interval_ms=COMMIT_MS,
+        **keywords(instance, pace),
     )
     consumer.subscribe([topic], listener=Listener())
     while not _stopping:
@@ -163,24 +168,25 @@ def run_kafka_python(bootstrap: str, group: str, topic: str, instance: str) -> N
 
 def main() -> None:
     """Run one member."""
-    client, bootstrap, group, topic, instance = sys.argv[1:]
+    client, *arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, _stop)
     if client.startswith("confluent"):
-        cooperative = client.endswith("cooperative")
-        run_confluent(bootstrap, group, topic, instance, cooperative=cooperative)
+        run_confluent(*arguments, cooperative=client.endswith("cooperative"))
     elif client == "aiokafka":
-        asyncio.run(run_aiokafka(bootstrap, group, topic, instance))
+        asyncio.run(run_aiokafka(*arguments))
     elif client == "kafka-python":
-        run_kafka_python(bootstrap, group, topic, instance)
+        run_kafka_python(*arguments)
     else:
         raise ValueError(f"unknown client {client!r}")
 
 
-def _command(client: str, bootstrap: str, group: str, topic: str, instance: str) -> list[str]:
+def _command(
+    client: str, bootstrap: str, group: str, topic: str, instance: str, pace: str
+) -> list[str]:
     if client != "kcat":
         module = "tests.clients.group_member"
-        return [sys.executable, "-m", module, client, bootstrap, group, topic, instance]
-    options = [f"{key}={value}" for key, value in librdkafka_options(instance).items()]
+        return [sys.executable, "-m", module, client, bootstrap, group, topic, instance, pace]
+    options = [f"{key}={value}" for key, value in librdkafka_options(instance, pace).items()]
     flags = [flag for option in options for flag in ("-X", option)]
     return ["kcat", "-b", bootstrap, "-E", "-u", *flags, "-f", "M %p %o %s\\n", "-G", group, topic]
 
@@ -257,13 +263,20 @@ class GroupMember:
 
 
 def start_member(
-    client: str, bootstrap: str, group: str, topic: str, directory: Path, *, instance: str = ""
+    client: str,
+    bootstrap: str,
+    group: str,
+    topic: str,
+    directory: Path,
+    *,
+    instance: str = "",
+    pace: str = QUICK_PACE,
 ) -> GroupMember:
     """Start a member; what it says goes to a file in `directory`."""
     path = directory / f"{group}-{time.monotonic_ns()}"
     with path.open("wb") as output, path.with_name(path.name + ".stderr").open("wb") as complaints:
         process = subprocess.Popen(
-            _command(client, bootstrap, group, topic, instance),
+            _command(client, bootstrap, group, topic, instance, pace),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,191 +1,29 @@
 """Groups of real consumers through joining, leaving, crashes, static restarts and rolling bounces.
 
-One server and all clients at the same time, a group for each client: what happens to the groups
-happens to them together, so that the whole takes as long as one of them. What every member read
-comes from its own process; who owned what in which generation, and what was committed, from
-``__consumer_offsets`` itself.
+See `group_story` for the stories; here the timeouts are short.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-import attrs
 import pytest
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.clients.group_member import MEMBERS, GroupMember, start_member
-from tests.support.log_files import partition_directories, stored_batches
-from tests.support.requirements import missing_programs, skip_loudly
-from tests.support.server import Server, free_port, running_server
-from tests.support.waiting import wait_until
-from trio_broker.group.consumer_protocol import decode_assignment
-from trio_broker.group.group_metadata import GroupMetadata, decode_group_metadata
-from trio_broker.group.schemas import (
-    GroupMetadataKey,
-    OffsetCommitKey,
-    decode_key,
-    decode_offset_commit_value,
+from tests.clients.group_member import MEMBERS
+from tests.clients.group_story import (
+    Story,
+    check_commits,
+    check_owners,
+    check_reading,
+    check_static_restart,
+    read_offsets_topic,
+    tell_of_coming_and_going,
+    tell_of_static_members,
+    told,
 )
-from trio_broker.names import OFFSETS_TOPIC_NAME
-from trio_broker.records.iterate import iterate_records
+from tests.support.requirements import missing_programs, skip_loudly
 
 pytestmark = pytest.mark.slow
-
-TOPIC = "orders"
-PARTITIONS = 12
-RECORDS_PER_BURST = 40
-PATIENCE_SECONDS = 40.0
-SETTINGS = {
-    "group.initial_rebalance_delay_ms": 300,
-    "group.session_timeout_min_ms": 1000,
-    "group.offsets_topic_partitions": 2,
-}
-
-
-@attrs.define
-class Stored:
-    """What ``__consumer_offsets`` says of one group, in the order in which it was written."""
-
-    generations: list[GroupMetadata] = attrs.field(factory=list)
-    commits: dict[int, list[int]] = attrs.field(factory=lambda: defaultdict(list))
-
-
-def read_offsets_topic(data_dir: Path) -> Mapping[str, Stored]:
-    """Read the log of the groups, of a server that has stopped."""
-    found: dict[str, Stored] = defaultdict(Stored)
-    for directory in partition_directories(data_dir, OFFSETS_TOPIC_NAME).values():
-        for _, batch in stored_batches(directory):
-            for record in iterate_records(batch, bytes_max=2**26):
-                key = decode_key(record.key or b"")
-                if record.value is None:
-                    continue
-                if isinstance(key, GroupMetadataKey):
-                    value = decode_group_metadata(record.value)
-                    found[key.group_id].generations.append(value)
-                elif isinstance(key, OffsetCommitKey):
-                    commit = decode_offset_commit_value(record.value)
-                    found[key.group_id].commits[key.partition].append(commit.offset)
-    return found
-
-
-class Story:
-    """A server and the members of all groups on it."""
-
-    def __init__(self, directory: Path, clients: Sequence[str]) -> None:
-        self.directory = directory
-        self.clients = clients
-        self.data_dir = directory / "data"
-        self.members: dict[str, list[GroupMember]] = {client: [] for client in clients}
-        self.gone: dict[str, list[GroupMember]] = {client: [] for client in clients}
-        self.sent = 0
-        self._listen = f"127.0.0.1:{free_port()}"
-        self._server_scope = contextlib.ExitStack()
-        self.server = self.start_server()
-        admin = AdminClient({"bootstrap.servers": self.server.bootstrap})
-        for future in admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)]).values():
-            future.result(30)
-
-    def start_server(self) -> Server:
-        """Start the server at the address where it was before."""
-        server = self._server_scope.enter_context(
-            running_server(self.data_dir, listen=self._listen, settings=SETTINGS)
-        )
-        self.server = server
-        return server
-
-    def join(self, count: int = 1, *, instance: str = "") -> None:
-        """Let members of every group come."""
-        for client in self.clients:
-            for _ in range(count):
-                group = f"{'static-' if instance else ''}{client}"
-                self.members[client].append(
-                    start_member(
-                        client,
-                        self.server.bootstrap,
-                        group,
-                        TOPIC,
-                        self.directory,
-                        instance=instance,
-                    )
-                )
-
-    def go(self, index: int, *, crash: bool = False) -> None:
-        """Let one member of every group leave in order, or die."""
-        going = [self.members[client].pop(index) for client in self.clients]
-        for client, member in zip(self.clients, going, strict=True):
-            self.gone[client].append(member)
-            if crash:
-                member.kill()
-            else:
-                member.terminate()
-        for member in going:
-            member.wait()
-
-    def settle(self) -> None:
-        """Wait until every partition has one owner in each group, and every member some."""
-        wait_until(self._is_settled, seconds=PATIENCE_SECONDS, what=f"groups: {self!r}")
-
-    def _is_settled(self) -> bool:
-        settled = True
-        for members in self.members.values():
-            for member in members:
-                member.look()
-                member.check_alive()
-            owned = [partition for member in members for partition in member.owned]
-            settled = settled and sorted(owned) == list(range(PARTITIONS))
-            settled = settled and all(member.owned for member in members)
-        return settled
-
-    def produce(self) -> None:
-        """Send a burst, and wait until every group has read it."""
-        producer = Producer(
-            {"bootstrap.servers": self.server.bootstrap, "enable.idempotence": True, "linger.ms": 5}
-        )
-        for number in range(self.sent, self.sent + RECORDS_PER_BURST):
-            for partition in range(PARTITIONS):
-                producer.produce(TOPIC, partition=partition, value=f"{partition}:{number}")
-        assert producer.flush(30) == 0
-        self.sent += RECORDS_PER_BURST
-        wait_until(self._is_read, seconds=PATIENCE_SECONDS, what=f"every record read: {self!r}")
-
-    def _is_read(self) -> bool:
-        for client, members in self.members.items():
-            seen = set()
-            for member in members + self.gone[client]:
-                member.look()
-                if member in members:
-                    member.check_alive()
-                seen |= member.values.keys()
-            if len(seen) < PARTITIONS * self.sent:
-                return False
-        return True
-
-    def __repr__(self) -> str:
-        groups = {
-            client: (
-                [sorted(member.owned) for member in members],
-                len(set().union(*(member.values for member in self.everybody(client)))),
-            )
-            for client, members in self.members.items()
-        }
-        return f"<Story in {self.directory}, {PARTITIONS} x {self.sent} sent, {groups}>"
-
-    def everybody(self, client: str) -> list[GroupMember]:
-        """Return all members a group has had."""
-        return self.members[client] + self.gone[client]
-
-    def end(self) -> None:
-        """Stop everything that runs."""
-        for members in self.members.values():
-            for member in members:
-                member.kill()
-                member.wait()
-        self._server_scope.close()
 
 
 @pytest.fixture(scope="module")
@@ -197,39 +35,9 @@ def clients() -> list[str]:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, clients: list[str]) -> Iterator[Story]:
     """Everything that happens to groups, one thing after the other."""
-    story = Story(tmp_path_factory.mktemp("groups"), clients)
-    try:
-        story.join(3)
-        story.settle()
-        story.produce()
-        story.go(2)  # one leaves
-        story.settle()
-        story.produce()
-        story.join()  # one comes
-        story.settle()
-        story.produce()
-        story.go(0, crash=True)
-        story.settle()
-        story.produce()
-        story.server.kill()
-        story.start_server()
-        story.produce()
-        story.settle()
-        assert story.server.stop() == 0
-        story.start_server()
-        story.produce()
-        story.settle()
-        for _ in range(2):  # all are replaced, one after the other
-            story.join()
-            story.go(0)
-        story.settle()
-        story.produce()
-        for _ in range(2):
-            story.go(0)
-        assert story.server.stop() == 0
+    with told(Story(tmp_path_factory.mktemp("groups"), clients)) as story:
+        tell_of_coming_and_going(story)
         yield story
-    finally:
-        story.end()
 
 
 @pytest.fixture(params=MEMBERS)
@@ -242,79 +50,30 @@ def client(request: pytest.FixtureRequest, clients: list[str]) -> str:
 
 
 def test_every_record_is_read_in_the_order_of_its_partition(story: Story, client: str) -> None:
-    seen: set[tuple[int, int]] = set()
-    for member in story.everybody(client):
-        for (partition, offset), value in member.values.items():
-            assert value == f"{partition}:{offset}"
-            seen.add((partition, offset))
-        for partition, offsets in member.spans:
-            first = offsets[0]
-            expected = list(range(first, first + len(offsets)))
-            assert offsets == expected, f"partition {partition} of {member.path}"
-    every = {(partition, n) for partition in range(PARTITIONS) for n in range(story.sent)}
-    assert seen == every
+    check_reading(story, client)
 
 
 def test_committed_offsets_never_go_back(story: Story, client: str) -> None:
-    commits = read_offsets_topic(story.data_dir)[client].commits
-    assert sorted(commits) == list(range(PARTITIONS))
-    for partition, offsets in commits.items():
-        assert offsets == sorted(offsets), f"partition {partition}"
-        assert offsets[-1] == story.sent, f"partition {partition}"
-
-
-def check_owners(generations: Sequence[GroupMetadata]) -> None:
-    """No partition has two owners, no generation two assignments."""
-    owners: dict[int, dict[int, str]] = {}
-    last_generation = 0
-    for metadata in generations:
-        owned: dict[int, str] = {}
-        for member in metadata.members:
-            for place in decode_assignment(member.assignment).partitions:
-                assert place.partition not in owned, f"two owners in {metadata}"
-                owned[place.partition] = member.member_id
-        assert metadata.generation >= last_generation
-        last_generation = metadata.generation
-        if owned and not any(member.group_instance_id for member in metadata.members):
-            # A static member that comes back has a new id, with the same assignment.
-            assert owners.setdefault(metadata.generation, owned) == owned
-        assert set(owned) <= set(range(PARTITIONS))
+    check_commits(story, client)
 
 
 def test_no_partition_is_owned_twice_in_one_generation(story: Story, client: str) -> None:
-    generations = read_offsets_topic(story.data_dir)[client].generations
-    check_owners(generations)
-    assert any(
-        sum(len(decode_assignment(m.assignment).partitions) for m in metadata.members) == PARTITIONS
-        for metadata in generations
-    )
-    assert generations[-1].members == ()
+    check_owners(story, client)
 
 
-def test_static_members_restart_without_a_rebalance(tmp_path: Path, clients: list[str]) -> None:
-    story = Story(tmp_path, clients)
-    try:
-        story.join(instance="one")
-        story.join(instance="two")
-        story.settle()
-        story.produce()
-        before = {
-            client: [set(member.owned) for member in members]
-            for client, members in story.members.items()
-        }
-        story.go(0, crash=True)
-        story.join(instance="one")
-        story.settle()
-        story.produce()
-        for client, members in story.members.items():
-            assert [members[1].owned, members[0].owned] == before[client], client
+@pytest.fixture(scope="module")
+def static_story(
+    tmp_path_factory: pytest.TempPathFactory, clients: list[str]
+) -> Iterator[tuple[Story, dict[str, list[set[int]]]]]:
+    """Static members of all groups, of which one comes back; and what they had before."""
+    with told(Story(tmp_path_factory.mktemp("static-groups"), clients)) as story:
+        before = tell_of_static_members(story)
         story.server.kill()
-        stored = read_offsets_topic(story.data_dir)
-        for client in clients:
-            generations = stored[f"static-{client}"].generations
-            check_owners(generations)
-            full = [metadata for metadata in generations if len(metadata.members) == 2]
-            assert len({metadata.generation for metadata in full}) == 1, client
-            assert len(full) == 2, client  # the second has the new member id
-    finally:
-        story.end()
+        yield story, before
+
+
+def test_a_static_member_restarts_without_a_rebalance(
+    static_story: tuple[Story, dict[str, list[set[int]]]], client: str
+) -> None:
+    story, before = static_story
+    check_static_restart(story, read_offsets_topic(story.data_dir), client, before[client])

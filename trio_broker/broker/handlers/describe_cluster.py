@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.state import BrokerState
 
 _BROKER_ENDPOINTS = 1
+_CONTROLLER_ENDPOINTS = 2
 
 
 async def handle(
@@ -34,7 +35,11 @@ async def handle(
     cluster_id = state.controller.image.cluster_id or ""
     if request.endpoint_type != _BROKER_ENDPOINTS:
         return DescribeClusterResponse(
-            error_code=ErrorCode.INVALID_REQUEST,
+            error_code=(
+                ErrorCode.MISMATCHED_ENDPOINT_TYPE
+                if request.endpoint_type == _CONTROLLER_ENDPOINTS
+                else ErrorCode.UNSUPPORTED_ENDPOINT_TYPE
+            ),
             error_message="this broker tells the endpoints of brokers only (endpoint type 1)",
             endpoint_type=request.endpoint_type,
             cluster_id=cluster_id,

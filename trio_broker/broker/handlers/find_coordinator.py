@@ -54,8 +54,6 @@ def _find(state: BrokerState, session: Session, key_type: int, key: str) -> Coor
     elif key_type != _GROUP:
         code = ErrorCode.INVALID_REQUEST
         message = f"there is no coordinator for keys of type {key_type}"
-    elif not key:
-        code, message = ErrorCode.INVALID_GROUP_ID, "the group id is empty"
     if code:
         return Coordinator(
             key=key, node_id=-1, host="", port=-1, error_code=code, error_message=message

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from trio_broker.errors import ErrorCode
 from trio_broker.group.commands import CodesReply
 from trio_broker.names import TopicName
@@ -24,6 +26,9 @@ async def handle(
 ) -> OffsetDeleteResponse:
     """Forget the offsets of partitions that exist; a code for each."""
     del session, version
+    if not request.group_id:
+        await trio.lowlevel.checkpoint()
+        return OffsetDeleteResponse(error_code=ErrorCode.INVALID_GROUP_ID, topics=())
     wanted = [
         (TopicName(topic.name), partition.partition_index)
         for topic in request.topics

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from trio_broker.errors import ErrorCode
 from trio_broker.group.commands import SyncGroup, SyncReply
 from trio_broker.wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
@@ -12,12 +14,23 @@ if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
 
+#: From this version on a member says which protocol it means (KIP-559), and must.
+_PROTOCOL_VERSION = 5
+
 
 async def handle(
     state: BrokerState, session: Session, version: int, request: SyncGroupRequest
 ) -> SyncGroupResponse:
     """Take the leader's assignments; answer each member with its own."""
-    del session, version
+    del session
+    if version >= _PROTOCOL_VERSION and None in (request.protocol_type, request.protocol_name):
+        await trio.lowlevel.checkpoint()
+        return SyncGroupResponse(
+            error_code=ErrorCode.INCONSISTENT_GROUP_PROTOCOL,
+            protocol_type=None,
+            protocol_name=None,
+            assignment=b"",
+        )
     command = SyncGroup(
         group_id=request.group_id,
         generation=request.generation_id,
