@@ -63,6 +63,15 @@ class FakeReconciler:
         if self.fault is not None:
             raise self.fault
 
+    async def move_away(self, partitions) -> None:
+        await trio.lowlevel.checkpoint()
+        self.events.append(f"moving {partitions[0].topic_name}")
+        if self.fault is not None:
+            raise self.fault
+
+    def still_held(self, partitions) -> list[str]:
+        return [f"{state.topic_name}-{state.partition}" for state in partitions]
+
 
 def directories(clean: bool = True) -> list[StartedDirectory]:
     return [StartedDirectory(directory_id=DIRECTORY, shard_count=2, clean=clean)]
@@ -195,13 +204,25 @@ async def test_a_deletion_waits_for_the_start_it_undoes():
         ]
 
 
-async def test_files_that_stay_are_remembered_for_the_next_start():
+async def test_files_that_stay_are_an_error_tried_again_and_remembered(autojump_clock):
     async with open_world() as (controller, store, reconciler):
+        await controller.create_topic("carts")
         created = await controller.create_topic("orders")
         reconciler.fault = StorageError("read-only")
-        assert (await controller.delete_topic("orders")).code is ErrorCode.NONE
-        await wait_all_tasks_blocked()
-        assert list(controller.image.deletions) == [created.topic_id]
+        deleted = await controller.delete_topic("carts")
+        assert deleted.code is ErrorCode.KAFKA_STORAGE_ERROR
+        assert "read-only" in deleted.message
+        assert "carts" not in controller.image.topics_by_name
+        await controller.wait_for_work()  # a stop does not wait for that
+        await trio.sleep(10)
+        assert len(controller.image.deletions) == 1
+        assert reconciler.events.count("moving carts") >= 3
+        reconciler.fault = None
+        await trio.sleep(60)
+        assert not controller.image.deletions
+        reconciler.fault = StorageError("read-only")
+        deleted = await controller.delete_topic("orders")
+        assert deleted.code is ErrorCode.KAFKA_STORAGE_ERROR
     async with open_world(store) as (controller, store, _):
         assert list(controller.image.deletions) == [created.topic_id]
         await controller.forget_deletions(list(controller.image.deletions))

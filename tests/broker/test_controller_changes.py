@@ -120,7 +120,7 @@ async def test_what_was_committed_unheard_of_takes_effect_later(fault):
         check_image(controller, store)
 
 
-async def test_what_takes_longer_than_the_timeout_is_answered_and_goes_on(autojump_clock):
+async def test_what_takes_longer_than_the_timeout_is_answered_and_goes_on(autojump_clock, caplog):
     async with open_world() as (controller, store, reconciler):
         await controller.create_topic("old")
         reconciler.start_gate = trio.Event()
@@ -141,6 +141,10 @@ async def test_what_takes_longer_than_the_timeout_is_answered_and_goes_on(autoju
             [TopicReference(name="orders")], timeout_seconds=-5
         )
         assert deleted.code is ErrorCode.REQUEST_TIMED_OUT
+        assert caplog.messages[-1] == (
+            "deleting orders takes longer than the request allows, and goes on; "
+            "still held: orders-0; orders-1"
+        )
         assert len(controller.image.topics_by_name["old"].partitions) == 3
         reconciler.start_gate.set()
         await controller.wait_for_work()

@@ -473,7 +473,7 @@ async def test_every_deleted_directory_is_removed_whoever_is_at_it(world: World)
                 await run.broker.delete_topic(name)
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
-                    nursery.start_soon(log_dir.unlink_deleted)
+                    nursery.start_soon(log_dir.deleted.remove_all)
                 nursery.start_soon(log_dir.shards[0].housekeeper.take_turn)
             await trio.sleep(60)
         assert not any(topic_id in path for topic_id in ids for path in world.fs.tree())

@@ -109,7 +109,7 @@ def test_everything_found_is_sorted_out(disk: SimFileSystem) -> None:
         "notes.deleted",
     }
     assert disk.stat("/logs/clean-shutdown.tmp") is None
-    run_inline(directory.remove_deleted_job(directory.deleted[0]))
+    assert run_inline(directory.remove_deleted_job(directory.deleted[0]))
     for number, name in enumerate(("holiday photos", "holiday photos")):
         if number:
             disk.make_directory(f"/logs/{name}")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.storage.bench import NOW_MS, Bench, batch
+from tests.storage.bench import NOW_MS, TOPIC_PARTITION, Bench, batch
+from tests.storage.test_log_dir import open_directory
 from trio_broker.config import TopicConfig
 from trio_broker.errors import AppendFailed
 from trio_broker.host.jobs import run_inline
@@ -384,14 +385,18 @@ def test_segments_roll_early_where_they_may_have_to_give_way(bench: Bench) -> No
 
 
 def test_a_deleted_replica_holds_no_file_and_no_directory(bench: Bench) -> None:
+    directory = open_directory(bench.fs, bench.log_dir)
     fill(bench)
     bench.read_all()
     assert bench.open_count > 0
-    job = bench.log.rename_for_deletion_job()
+    bench.log.close_files()
     assert bench.open_count == 0
-    run_inline(job)
+    for _ in range(2):  # once more does no harm
+        assert run_inline(directory.move_away_job([TOPIC_PARTITION])) == {}
     assert bench.fs.stat(bench.directory) is None
     assert bench.fs.stat(bench.directory + paths.DELETED_SUFFIX) is not None
-    run_inline(bench.log.rename_for_deletion_job())  # once more does no harm
+    assert run_inline(directory.remove_deleted_job(paths.deleted_name(TOPIC_PARTITION)))
+    assert bench.fs.stat(bench.directory + paths.DELETED_SUFFIX) is None
+    directory.release()
     bench.open()
     assert bench.log.log_end_offset == 0

@@ -15,12 +15,12 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
 
 import trio
 
-from trio_broker.broker.replica_work import Reconciler, ReplicaWork, Work
+from trio_broker.broker.replica_work import Failure, Reconciler, ReplicaWork, Work
 from trio_broker.cluster.store import MetadataStore, OutcomeUnknown, StoreUnavailable
 from trio_broker.errors import (
     BrokerClosed,
@@ -69,20 +69,10 @@ DECISIONS_MAX = 5
 PRODUCER_EPOCH_FIRST = 0
 
 
-class _Failure(NamedTuple):
-    """A commit that did not succeed, as an answer."""
-
-    code: ErrorCode
-    message: str
-
-
-_TIMED_OUT = _Failure(
-    ErrorCode.REQUEST_TIMED_OUT, "It takes longer than the request allows, and goes on."
-)
-_NOT_BEGUN = _Failure(
+_NOT_BEGUN = Failure(
     ErrorCode.REQUEST_TIMED_OUT, "Other changes took longer than the request allows to wait."
 )
-_OUTDATED = _Failure(ErrorCode.NOT_CONTROLLER, "The metadata keeps changing, try again.")
+_OUTDATED = Failure(ErrorCode.NOT_CONTROLLER, "The metadata keeps changing, try again.")
 
 R = TypeVar("R", CreateTopicResult, DeleteTopicResult, CreatePartitionsResult, AlterTopicResult)
 
@@ -217,9 +207,10 @@ class Controller:
         """Delete topics; when this returns, no task and no open file of them is left.
 
         Returns one answer per topic, see `metadata.topic_deletion.delete_topics`. Where files
-        could not be moved out of the way the topic is deleted all the same; `image.deletions`
-        remembers them for the next start. What is not done within the timeout is answered with
-        REQUEST_TIMED_OUT, and goes on.
+        could not be moved out of the way the topic is deleted all the same, and the answer is
+        KAFKA_STORAGE_ERROR; `image.deletions` remembers them until they could. What is not done
+        within the timeout is answered with REQUEST_TIMED_OUT, and goes on; the log says what is
+        waited for.
 
         Cancellation: a deletion that is not committed yet does not happen, one that is goes on.
 
@@ -364,14 +355,8 @@ class Controller:
             if not work.done.is_set():
                 with trio.move_on_at(deadline):
                     await work.done.wait()
-            if not work.done.is_set():
-                results[index] = results[index].failed(*_TIMED_OUT)
-            elif isinstance(work.fault, BrokerClosed):
-                raise work.fault
-            elif work.fault is not None:
-                results[index] = results[index].failed(
-                    ErrorCode.UNKNOWN_SERVER_ERROR, "The broker failed to change its replicas."
-                )
+            if (failure := work.failure()) is not None:
+                results[index] = results[index].failed(*failure)
         return results
 
     async def _await_turn(self, deadline: float) -> bool:
@@ -410,7 +395,7 @@ class Controller:
 
     async def _commit_all(self, decide: Callable[[MetadataImage], Iterable[Transaction]]) -> None:
         """Commit everything that is decided, deciding again where the image was old."""
-        failed: list[_Failure] = []
+        failed: list[Failure] = []
         async with self._deciding:
             for _ in range(DECISIONS_MAX):
                 failures = [
@@ -424,17 +409,17 @@ class Controller:
                     break
         raise StoreUnavailable(failed[0].message)
 
-    async def _commit(self, transaction: Transaction) -> _Failure | None:
+    async def _commit(self, transaction: Transaction) -> Failure | None:
         """Commit one transaction and show it in the image; None: done."""
         if not transaction.operations:
             return None
         try:
             outcome = await self._store.commit(transaction)
         except StoreUnavailable as error:
-            return _Failure(ErrorCode.KAFKA_STORAGE_ERROR, str(error))
+            return Failure(ErrorCode.KAFKA_STORAGE_ERROR, str(error))
         except OutcomeUnknown as error:
             self._image_may_be_old = True
-            return _Failure(ErrorCode.REQUEST_TIMED_OUT, str(error))
+            return Failure(ErrorCode.REQUEST_TIMED_OUT, str(error))
         if isinstance(outcome, Conflict):
             self._image_may_be_old = True
             return _OUTDATED

@@ -52,7 +52,6 @@ class Broker:
     def __init__(self, tree: BrokerTree) -> None:
         self._tree = tree
         self._state = tree.state
-        self._next_partition: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Broker {self.bootstrap or 'without listeners'}>"
@@ -113,17 +112,23 @@ class Broker:
     async def delete_topic(self, name: str) -> None:
         """Delete a topic; when this returns, its tasks have ended and its files are closed.
 
+        And a restart will not bring it back.
+
         Raises:
-            RequestError: UNKNOWN_TOPIC_OR_PARTITION if there is none.
+            RequestError: UNKNOWN_TOPIC_OR_PARTITION if there is none; KAFKA_STORAGE_ERROR if it
+                could not be deleted, or is deleted but leaves files that are removed later.
             BrokerClosed: the broker is stopping.
 
         Cancellation: unknown; a deletion that has begun goes on, at the latest at the next start.
         """
         self._check_open()
-        result = await self._state.controller.delete_topic(name)
+        controller = self._state.controller
+        is_known = name in controller.image.topics_by_name
+        result = await controller.delete_topic(name)
+        if is_known and name not in controller.image.topics_by_name:
+            await self._state.coordinator.forget_topics([TopicName(name)])
         if result.code:
             raise RequestError(result.code, result.message or "")
-        await self._state.coordinator.forget_topics([TopicName(name)])
 
     async def produce(
         self,
@@ -175,11 +180,10 @@ class Broker:
                 ErrorCode.INVALID_TOPIC_EXCEPTION, "only the broker writes to this topic"
             )
         if partition is None:
-            turn = self._next_partition.get(topic, 0)
             key = records[0].key
-            partition = choose_partition(key, len(routed.replicas), turn)
+            partition = choose_partition(key, len(routed.replicas), routed.turn)
             if key is None:
-                self._next_partition[topic] = turn + 1
+                routed.turn += 1
         replica = routed.replica(partition)
         if replica is None:
             raise RequestError(

@@ -108,7 +108,7 @@ class Housekeeper:
                 await replica.shard.attempt(replica, look)
         log_dir = self._shard.log_dir
         if self._shard is log_dir.shards[0]:
-            await log_dir.unlink_deleted()
+            log_dir.deleted.tell()
 
     async def _look_after(self, replica: Replica, *, is_due: bool) -> None:
         now_ms = self._wall.now_ms()

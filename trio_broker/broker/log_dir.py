@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.deleted_replicas import DeletedReplicas
 from trio_broker.broker.disk_guard import DiskGuard
 from trio_broker.broker.paced_log import DeletionLog
 from trio_broker.broker.shard import Shard
@@ -24,21 +25,19 @@ from trio_broker.broker.space_keeper import SpaceKeeper
 from trio_broker.errors import ErrorCode, StorageError
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskHealth, DiskState
-from trio_broker.storage.files import ReplicaFiles
 from trio_broker.storage.handles import SegmentCache
 from trio_broker.storage.log import LogSettings
 from trio_broker.storage.log_dir import LogDirectory, open_log_directory_job
-from trio_broker.storage.maintenance import rename_for_deletion_job
 from trio_broker.storage.recovery import open_log_job
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from uuid import UUID
 
     from trio_broker.broker.replica import Replica
     from trio_broker.broker.state import BrokerState
     from trio_broker.broker.supervise import Supervisor
-    from trio_broker.host.interface import Job, Lane
+    from trio_broker.host.interface import Job, Lane, OpenFile
     from trio_broker.metadata.image import MetadataImage
     from trio_broker.names import TopicPartition
     from trio_broker.storage.checkpoint import LogSummary
@@ -61,6 +60,7 @@ class LogDir:
         produce_refusal: why clients may not write to this disk, for their error message; None if
             they may.
         keeper: keeps the logs within their budget.
+        deleted: what is left of deleted replicas.
         deletions: says what retention takes away.
         write_failures: writes that were refused by the system (full disk, EIO) and cut back.
         closed_cleanly: the clean marker has been written.
@@ -79,8 +79,7 @@ class LogDir:
         self._state = state
         self._cache = cache
         self._settings = LogSettings.from_config(state.config.limits, state.config.storage)
-        self._deleted = list(directory.deleted)
-        self._deletion_told = trio.Event()
+        self.deleted = DeletedReplicas(self)
         self.keeper = SpaceKeeper(self, state)
         self.deletions = DeletionLog(logger, directory.path)
         self.shards = [
@@ -240,32 +239,25 @@ class LogDir:
         Returns:
             Whether no files of deleted topics are in their places any more.
         """
+        strangers = [each for each in self.directory.replicas if image.partition(each) is None]
+        deleted = [each for each in strangers if each.topic_id in image.deletions]
         done = True
-        for topic_partition in self.directory.replicas:
-            if image.partition(topic_partition) is not None:
+        if deleted:
+            try:
+                await self.deleted.move_away(self.lane, deleted)
+            except (StorageError, OSError):
+                done = False
+        for topic_partition in strangers:
+            if topic_partition.topic_id in image.deletions:
                 continue
             name = paths.replica_name(topic_partition)
             try:
-                if topic_partition.topic_id in image.deletions:
-                    await self.lane.run(self.begin_deletion_job(topic_partition))
-                    self._deleted.append(name + paths.DELETED_SUFFIX)
-                else:
-                    place = await self.lane.run(self.directory.quarantine_job(name))
-                    logger.warning("no topic is known for %s: moved to %s", name, place)
+                place = await self.lane.run(self.directory.quarantine_job(name))
             except (StorageError, OSError) as error:
                 self.write_failed(error)
-                done = False
+            else:
+                logger.warning("no topic is known for %s: moved to %s", name, place)
         return done
-
-    def begin_deletion_job(self, topic_partition: TopicPartition) -> Job[None]:
-        """Give a replica's directory, whose files are closed, the name that marks it as deleted."""
-        return rename_for_deletion_job(
-            ReplicaFiles(
-                self._state.host.fs,
-                self.directory.replica_path(topic_partition),
-                paths.owner_name(topic_partition),
-            )
-        )
 
     def report_start(self) -> None:
         """Log what opening the logs took."""
@@ -284,40 +276,17 @@ class LogDir:
             sum(report.bytes_truncated for report in reports),
         )
 
-    # Deleted replicas.
-
-    def deletion_begun(self, replicas: Sequence[Replica]) -> None:
-        """Remember directories that have been renamed, for `unlink_deleted`."""
-        self._deleted += [
-            paths.replica_name(replica.topic_partition) + paths.DELETED_SUFFIX
-            for replica in replicas
-        ]
-        self._deletion_told.set()
-
-    async def unlink_when_told(self) -> None:
-        """Remove the files of deleted replicas soon after their deletion, until cancelled."""
-        while True:
-            await self._deletion_told.wait()
-            self._deletion_told = trio.Event()
-            await self.unlink_deleted()
-
-    async def unlink_deleted(self) -> None:
-        """Remove the files of deleted replicas, one replica at a time, beside other work."""
-        while self._deleted and not self.is_failed:
-            name = self._deleted[0]
-            try:
-                await self.lane.run(self.directory.remove_deleted_job(name))
-            except (StorageError, OSError) as error:
-                self.write_failed(error)
-                return
-            if name in self._deleted:  # or somebody else has been at it too
-                self._deleted.remove(name)
+    def held_files(self, owners: Collection[str]) -> list[OpenFile]:
+        """Return what the handle ledger shows open for some owners, once nothing is on its way."""
+        self._cache.take_offers()
+        return [file for file in self._state.host.fs.open_files() if file.owner in owners]
 
     # The end.
 
     def stop_housekeeping(self) -> None:
         """Start nothing more that is not asked for by a client."""
         self.keeper.stop()
+        self.deleted.stop()
         for shard in self.shards:
             shard.stop_housekeeping()
 
@@ -419,7 +388,7 @@ async def _open_log_dir(
                 for shard in log_dir.shards:
                     await shards.start(shard.serve)
                 guard = DiskGuard(log_dir, state.host, storage.ballast_bytes)
-                for work in (guard.run, log_dir.unlink_when_told, log_dir.keeper.run):
+                for work in (guard.run, log_dir.deleted.remove_when_told, log_dir.keeper.run):
                     shards.start_soon(state.supervisor.keep_running, log_dir.boundary, work)
                 yield log_dir
                 shards.cancel_scope.cancel()

@@ -18,14 +18,23 @@ from trio_broker.broker.replica import Replica
 from trio_broker.broker.topics import RoutedTopic
 from trio_broker.errors import StorageError
 from trio_broker.names import BrokerId, TopicId
+from trio_broker.storage import paths
 
 if TYPE_CHECKING:
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.shard import Shard
     from trio_broker.broker.state import BrokerState
+    from trio_broker.host.interface import OpenFile
     from trio_broker.metadata.image import MetadataImage, PartitionState, TopicState
 
 logger = logging.getLogger("trio_broker.reconciler")
+
+#: While files of a deleted topic are still open, which takes a system call that hangs, the ledger
+#: is looked at first after, and then at least every so many seconds.
+FIRST_LOOK_SECONDS = 0.01
+LAST_LOOK_SECONDS = 1.0
+#: A system call that takes longer is worth mentioning.
+STUCK_SECONDS = 1.0
 
 
 class Reconciler:
@@ -71,11 +80,14 @@ class Reconciler:
         await self._start(partitions, fresh=True)
 
     async def stop_partitions(self, partitions: Sequence[PartitionState]) -> None:
-        """Close the replicas of deleted partitions; when this returns no file of them is open.
+        """Close the replicas of deleted partitions and move their directories out of the way.
+
+        When this returns, their tasks have ended, the handle ledger shows no file of them, and a
+        restart will not find them. A file whose system call hangs is waited for.
 
         Raises:
-            StorageError, OSError: a directory could not be renamed; everything is closed, and the
-                deletion is finished at the next start.
+            StorageError, OSError: a directory could not be moved; everything is closed. See
+                `move_away`.
         """
         self._unroute(partitions)
         by_shard: dict[Shard, list[Replica]] = {}
@@ -95,8 +107,54 @@ class Reconciler:
         async with trio.open_nursery() as nursery:
             for shard, replicas in by_shard.items():
                 nursery.start_soon(close, shard, replicas)
+        pause_seconds = FIRST_LOOK_SECONDS
+        while self._held_files(partitions):
+            await trio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, LAST_LOOK_SECONDS)
         if failures:
             raise failures[0]
+
+    async def move_away(self, partitions: Sequence[PartitionState]) -> None:
+        """Move what is left of partitions that were stopped out of the way. May be repeated.
+
+        Raises:
+            StorageError, OSError: some of it is still in its place.
+        """
+        failure: StorageError | OSError | None = None
+        for log_dir in self._state.log_dirs:
+            mine = [
+                partition.topic_partition
+                for partition in partitions
+                if (assignment := partition.replica_on(self._broker_id)) is not None
+                and assignment.directory_id == log_dir.directory_id
+            ]
+            if not mine:
+                continue
+            try:
+                await log_dir.deleted.move_away(log_dir.lane, mine)
+            except (StorageError, OSError) as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def still_held(self, partitions: Sequence[PartitionState]) -> list[str]:
+        """Say what of partitions that are being stopped is still there: tasks, files, calls."""
+        found = []
+        for shard in dict.fromkeys(self._shard_of(partition) for partition in partitions):
+            if shard is not None and shard.lane.stuck_seconds >= STUCK_SECONDS:
+                seconds = shard.lane.stuck_seconds
+                found.append(f"{shard!r} has been in one system call for {seconds:.1f} s")
+        for partition in partitions:
+            shard = self._shard_of(partition)
+            replica = shard.replicas.get(partition.topic_partition) if shard else None
+            if replica is not None:
+                found.append(repr(replica))
+        return found + [f"{file.path} of {file.owner}" for file in self._held_files(partitions)]
+
+    def _held_files(self, partitions: Sequence[PartitionState]) -> list[OpenFile]:
+        owners = {paths.owner_name(partition.topic_partition) for partition in partitions}
+        log_dirs = self._state.log_dirs  # their ledger is one
+        return log_dirs[0].held_files(owners) if log_dirs else []
 
     async def configure_topics(self, topic_ids: Sequence[TopicId]) -> None:
         """Let topics follow the configuration that the newest image has for them.

@@ -7,6 +7,8 @@ boundary for its faults. Nothing here touches a disk: batches go to the shard's 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -82,7 +84,10 @@ class Replica:
 
     __slots__ = (
         "_ended",
+        "_helper_left",
+        "_helpers",
         "_log",
+        "_told_to_end",
         "after_failed_sync",
         "backoff",
         "cause",
@@ -121,6 +126,9 @@ class Replica:
         self.waiters: dict[FetchWaiter, None] = {}
         self.when_refusing: Callable[[], None] | None = None
         self._ended = trio.Event()
+        self._told_to_end = trio.Event()
+        self._helpers = 0
+        self._helper_left = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         text = f"<Replica {self.topic.name}-{self.partition} {self.state.value}"
@@ -250,6 +258,7 @@ class Replica:
         """Refuse everything from now on with `code`, queued batches and parked fetches included."""
         self.state = ReplicaState.CLOSING
         self.closed_code = code
+        self._told_to_end.set()
         self.shard.refuse_queued(self, code, None)
         self._tell_refusing()
 
@@ -279,6 +288,22 @@ class Replica:
         self.scope = trio.CancelScope()
         self._ended = trio.Event()
 
+    @contextmanager
+    def helped(self) -> Iterator[None]:
+        """Count the task that runs this block as one of the replica's."""
+        self._helpers += 1
+        try:
+            yield
+        finally:
+            self._helpers -= 1
+            self._helper_left.unpark_all()
+
+    async def wait_told_to_end(self) -> None:
+        """Wait until the replica has been told to end: helpers do not keep it waiting."""
+        await self._told_to_end.wait()
+
     async def wait_ended(self) -> None:
-        """Wait until the replica's task has ended."""
+        """Wait until the replica's task has ended, and every task that helps it."""
         await self._ended.wait()
+        while self._helpers:
+            await self._helper_left.park()

@@ -424,8 +424,10 @@ class Shard(ShardUpkeep):
 
     async def _revive(self, replica: Replica) -> None:
         """Try once more, later, to open an offline replica; a further failure comes back here."""
-        await trio.sleep(replica.backoff.next_seconds(trio.current_time()))
-        await self._reopen(replica)
+        with replica.helped():
+            with trio.move_on_after(replica.backoff.next_seconds(trio.current_time())):
+                await replica.wait_told_to_end()
+            await self._reopen(replica)
 
     async def _reopen(self, replica: Replica) -> None:
         async with self.changes:
@@ -467,23 +469,19 @@ class Shard(ShardUpkeep):
         replica.wake_waiters()
 
     async def delete_replicas(self, replicas: Sequence[Replica]) -> None:
-        """Close replicas for good; when this returns no file of them is open.
+        """Close replicas for good, end their tasks, and move their directories out of the way.
 
         Raises:
-            StorageError, OSError: see `_close`; the directories may still be in place.
+            StorageError, OSError: some directories may still be in their places; all else is done.
         """
         for replica in replicas:
             replica.close_intake(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
-        async with self.changes:
-            for replica in replicas:
-                replica.release_log()
-            await self._close(
-                replicas,
-                [self.log_dir.begin_deletion_job(replica.topic_partition) for replica in replicas],
-            )
-        self.log_dir.deletion_begun(replicas)
+        await self._close(replicas)
         for replica in replicas:
             self.log_dir.supervisor.forget(replica.boundary)
+        # In the lane it comes after whatever was still reading.
+        wanted = [replica.topic_partition for replica in replicas]
+        await self.log_dir.deleted.move_away(self.lane, wanted)
 
     def stop_housekeeping(self) -> None:
         """End the housekeeping task; what it does at this moment is finished or was not begun."""
@@ -530,27 +528,15 @@ class Shard(ShardUpkeep):
         replicas = list(self.replicas.values())
         for replica in replicas:
             replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
-        async with self.changes:
-            await self._close(replicas, [])
+        await self._close(replicas)
         return []
 
-    async def _close(self, replicas: Sequence[Replica], endings: Sequence[Job[None]]) -> None:
-        """Run the last jobs of logs, close their files, and wait for the replicas' tasks to end.
+    async def _close(self, replicas: Sequence[Replica]) -> None:
+        """Close the files of replicas, whose intake is closed, and wait for their tasks to end.
 
-        The caller holds `changes` and has closed the intake.
-
-        Raises:
-            StorageError, OSError: the last job of a log failed; every log is closed all the same.
-
-        Cancellation: files are closed, but tasks may still be ending.
+        Cancellation: tasks may still be ending, and close what is left.
         """
-        failures: list[Exception] = []
-        try:
-            if endings:
-                await self.lane.run(_in_turn(endings, failures))
-            if failures:
-                raise failures[0]
-        finally:
+        async with self.changes:
             for replica in replicas:
                 self._unflushed.pop(replica, None)
                 replica.release_log()

@@ -247,7 +247,7 @@ class SpaceKeeper:
             return
         used_bytes = self.count()
         freed_bytes = await self._give_deleted_back()
-        await self._log_dir.unlink_deleted()
+        await self._log_dir.deleted.remove_all()
         wanted = Wanted(max(0, wanted.size_bytes - freed_bytes), wanted.segments)
         if wanted:
             await self._make_room([self], wanted)

@@ -36,6 +36,7 @@ class RoutedTopic:
         gives_way: its segments are deleted when logs take too much room.
         rolls_early: they are made small enough for that, since nobody has set their size.
         traffic: what went in and out.
+        turn: counts records of the embedding program that no key sends to a partition.
         routable: False once deletion has begun: requests no longer find it.
     """
 
@@ -51,6 +52,7 @@ class RoutedTopic:
     before_max_ms: int = 0
     after_max_ms: int = 0
     traffic: TopicTraffic = field(factory=TopicTraffic)
+    turn: int = 0
 
     def __attrs_post_init__(self) -> None:
         """Work out what the hot path would otherwise ask for each batch."""

@@ -21,7 +21,7 @@ from trio_broker.metadata.transaction import (
 )
 
 #: Most operations kept for watchers that are behind; older revisions are dropped whole.
-HISTORY_OPERATIONS_MAX = 20_000
+HISTORY_OPERATIONS_MAX = 4_000
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 16 * 1024 * 1024
 #: Keys and values of one transaction together.

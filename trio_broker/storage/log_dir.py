@@ -8,12 +8,14 @@ that was closed in order; a replica it does not name is recovered even after an 
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from attrs import define, field
 
+from trio_broker.config import MIB
 from trio_broker.errors import AppendFailed, ConfigError, CorruptLog, FormatTooNew, SyncFailed
 from trio_broker.host import jobs
 from trio_broker.storage import paths
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 #: Raised whenever a log dir must not be touched by older versions any more.
 FORMAT_VERSION = 1
+
+#: One job removes at most so many files of deleted replicas, and stops after so many bytes: a
+#: filesystem takes some tens of milliseconds to give a gigabyte back.
+REMOVED_FILES_MAX = 32
+REMOVED_BYTES_MAX = 256 * MIB
 
 _NOT_CLEAN = b"{}"
 _KNOWN_NAMES = frozenset(
@@ -85,17 +92,31 @@ class LogDirectory:
         """
         return _make_replicas(self.fs, self.path, [self.replica_path(key) for key in replicas])
 
-    def remove_deleted_job(self, name: str) -> Job[int]:
-        """Remove the files of a deleted replica; return how many there were.
+    def move_away_job(self, replicas: Sequence[TopicPartition]) -> Job[dict[str, OSError]]:
+        """Give the directories of replicas the names that mark them as deleted, durably.
 
-        Safe to repeat after a crash. The name is one of `deleted`, or that of a replica with
-        `paths.DELETED_SUFFIX`.
+        With one fsync for all of them. One that is not there is no failure, so this may be
+        repeated; the files in them must be closed.
+
+        Returns:
+            What failed, by the name that the directory was to get.
+
+        Raises:
+            SyncFailed: after a power cut they may all be in their places.
+        """
+        return _move_away(self.fs, self.path, replicas)
+
+    def remove_deleted_job(self, name: str) -> Job[bool]:
+        """Remove some of the files of a deleted replica; return whether it is gone.
+
+        So many that other jobs of the lane need not wait long: call it until it returns True. Safe
+        to repeat after a crash. The name is one of `deleted`, or a `paths.deleted_name`.
 
         Raises:
             OSError: something could not be removed; the rest is still there.
         """
         assert name.endswith(paths.DELETED_SUFFIX)
-        return jobs.remove_tree(self.fs, f"{self.path}/{name}")
+        return _remove_some(self.fs, f"{self.path}/{name}")
 
     def quarantine_job(self, name: str) -> Job[str]:
         """Move a directory or file that nobody knows out of the way; return where it is now.
@@ -284,6 +305,55 @@ def _make_replicas(fs: FileSystem, path: str, directories: Sequence[str]) -> Job
         for directory in made:
             yield from jobs.remove_tree(fs, directory)
         raise
+
+
+def _move_away(
+    fs: FileSystem, path: str, replicas: Sequence[TopicPartition]
+) -> Job[dict[str, OSError]]:
+    failures: dict[str, OSError] = {}
+    for replica in replicas:
+        source, name = f"{path}/{paths.replica_name(replica)}", paths.deleted_name(replica)
+        try:
+            yield from _replace_tree(fs, source, f"{path}/{name}")
+        except FileNotFoundError:
+            continue  # it was never made, or this was done before
+        except OSError as error:
+            failures[name] = error
+    # Also if there was nothing to rename: an attempt before this one may have got only so far.
+    yield from jobs.sync_directory(fs, path)
+    return failures
+
+
+def _replace_tree(fs: FileSystem, source: str, target: str) -> Job[None]:
+    try:
+        yield fs.rename, (source, target)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        yield from jobs.remove_tree(fs, target)
+        yield fs.rename, (source, target)
+
+
+def _remove_some(fs: FileSystem, path: str) -> Job[bool]:
+    try:
+        names: list[str] = yield fs.list_directory, (path,)
+    except FileNotFoundError:
+        return True
+    size_bytes = 0
+    for number, name in enumerate(names):
+        if number == REMOVED_FILES_MAX or size_bytes >= REMOVED_BYTES_MAX:
+            return False
+        info = yield fs.stat, (f"{path}/{name}",)
+        if info is not None and info.is_directory:
+            yield from jobs.remove_tree(fs, f"{path}/{name}")
+        elif info is not None:
+            yield from unlink_if_there(fs, f"{path}/{name}")
+            size_bytes += info.size_bytes
+    try:
+        yield fs.remove_directory, (path,)
+    except FileNotFoundError:
+        pass
+    return True
 
 
 def _quarantine(fs: FileSystem, path: str, name: str) -> Job[str]:

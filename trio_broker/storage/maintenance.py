@@ -219,19 +219,3 @@ def quarantine_file(files: ReplicaFiles, name: str) -> Job[str | None]:
     yield from jobs.sync_directory(files.fs, target_directory)
     yield from jobs.sync_directory(files.fs, files.directory)
     return target
-
-
-def rename_for_deletion_job(files: ReplicaFiles) -> Job[None]:
-    """Give a replica's directory the name that marks it as deleted, durably.
-
-    Raises:
-        SyncFailed: after a power cut the replica may still be there.
-        OSError: it could not be renamed.
-    """
-    target = files.directory + paths.DELETED_SUFFIX
-    yield from jobs.remove_tree(files.fs, target)  # left by an attempt that did not come to the end
-    try:
-        yield files.fs.rename, (files.directory, target)
-    except FileNotFoundError:
-        return
-    yield from jobs.sync_directory(files.fs, files.parent)

@@ -48,6 +48,11 @@ def replica_name(topic_partition: TopicPartition) -> str:
     return f"{topic_partition.topic_id}-{topic_partition.partition}"
 
 
+def deleted_name(topic_partition: TopicPartition) -> str:
+    """Return the directory name of a replica that is deleted."""
+    return replica_name(topic_partition) + DELETED_SUFFIX
+
+
 def owner_name(topic_partition: TopicPartition) -> str:
     """Return what a replica's files are entered under in the handle ledger."""
     return f"replica/{topic_partition.topic_id}-{topic_partition.partition}"

@@ -464,13 +464,3 @@ class LogUpkeep:
         self._cache.take_offers()
         for segment in reversed(self._row.all):
             self._cache.forget(segment)
-
-    def rename_for_deletion_job(self) -> Job[None]:
-        """Close every file and give the directory the name that marks it as deleted, durably.
-
-        Raises:
-            SyncFailed: after a power cut the replica may still be there.
-            OSError: it could not be renamed.
-        """
-        self.close_files()
-        return maintenance.rename_for_deletion_job(self._files)

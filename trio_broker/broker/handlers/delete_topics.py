@@ -1,6 +1,9 @@
 """DeleteTopics (key 20), versions 1 to 6. Answered when no task and no open file is left.
 
-What takes longer than the request's timeout is answered with REQUEST_TIMED_OUT, and goes on.
+And when a restart would not bring the topic back. What takes longer than the request's timeout is
+answered with REQUEST_TIMED_OUT, and goes on. KAFKA_STORAGE_ERROR says that nothing was deleted
+because the metadata could not be written, or (see the message) that the topic is gone for every
+client while its files cannot be moved yet.
 """
 
 from __future__ import annotations
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 _QUOTA_VERSION = 5
 #: From this version on topics are named by name or by id.
 _TOPIC_ID_VERSION = 6
+
+
+#: Answers for topics that are deleted, as far as clients can see.
+_DELETED = frozenset({ErrorCode.NONE, ErrorCode.REQUEST_TIMED_OUT, ErrorCode.KAFKA_STORAGE_ERROR})
 
 
 async def handle(
@@ -90,7 +97,7 @@ async def _forget_offsets(state: BrokerState, results: Sequence[DeleteTopicResul
         TopicName(result.name)
         for result in results
         if result.name is not None
-        and result.code in {ErrorCode.NONE, ErrorCode.REQUEST_TIMED_OUT}
+        and result.code in _DELETED
         and TopicName(result.name) not in known
     ]
     if gone:
