@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import urllib.error
-import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
 
+from tests.support.http import ask
 from tests.support.server import SERVE, free_port, start_server
 from tests.support.waiting import wait_until
 from trio_broker.cli.commands import command_line
@@ -21,23 +19,6 @@ if TYPE_CHECKING:
     import pytest
 
 TOKEN = "a-token-of-some-length"
-
-
-def ask(base: str, path: str, *, token: str | None = None) -> tuple[int, Any]:
-    """Return status and JSON body, or the text if it is none."""
-    request = urllib.request.Request(base + path)
-    if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            status, body = answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            status, body = error.code, error.read()
-    try:
-        return status, json.loads(body)
-    except ValueError:
-        return status, body.decode()
 
 
 def test_a_probe_sees_503_while_the_process_still_serves(

@@ -20,6 +20,7 @@ from tests.broker.harness import (
 )
 from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.phase import Phase
+from trio_broker.broker.shutdown import PHASES
 from trio_broker.config import ShutdownConfig, TopicConfig
 from trio_broker.errors import BrokerClosed, RequestError
 from trio_broker.records.build import Record
@@ -63,9 +64,44 @@ async def test_requests_under_way_are_answered_and_nothing_else_is_taken(world: 
         assert answered == [0, 1, 2, 3]
         assert run.tree.report is not None
         assert run.tree.report.clean
+        assert [phase.name for phase in run.tree.report.phases] == list(PHASES)
     async with world.running() as run:
         assert run.replica("orders").log.log_end_offset == 4
         assert run.replica("orders").log.recovery.is_trusted
+
+
+@simulated
+async def test_topics_under_way_are_finished_before_logs_are_flushed(world: World) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("leaving", partitions=4)
+        made = gone = False
+
+        async def create() -> None:
+            nonlocal made
+            await run.broker.create_topic("coming", partitions=4)
+            made = True
+
+        async def delete() -> None:
+            nonlocal gone
+            await run.broker.delete_topic("leaving")
+            gone = True
+
+        async with trio.open_nursery() as nursery:
+            with slow("/data/logs", 0.2):
+                nursery.start_soon(create)
+                nursery.start_soon(delete)
+                await trio.sleep(0.5)
+                assert not made
+                assert not gone
+                run.broker.request_stop()
+                await run.broker.wait_stopped()
+                assert made
+                assert gone
+        assert run.tree.report is not None
+        assert run.tree.report.clean
+    async with world.running() as run:
+        assert set(run.state.router.by_name) == {"coming"}
+        assert all(log_dir.directory.was_clean for log_dir in run.state.log_dirs)
 
 
 @simulated

@@ -55,6 +55,7 @@ class Load:
     Attributes:
         bootstrap: the server, which must come back at the same address.
         partitions: where the records go, in turn.
+        burst: records sent to one partition at a time, at most one batch.
         history: what happened.
         errors: deliveries that failed and fatal errors of clients: there should be none as long
             as the server keeps its promises.
@@ -64,6 +65,7 @@ class Load:
     partitions: Sequence[Partition]
     producers: int = 4
     record_bytes: int = 200
+    burst: int = _BURST
     name: str = "p"
     watched: bool = True
     history: History = attrs.field(factory=History)
@@ -142,7 +144,7 @@ class Load:
                 "enable.idempotence": True,
                 "acks": "all",
                 "linger.ms": 1,
-                "batch.num.messages": _BURST,
+                "batch.num.messages": self.burst,
                 "delivery.timeout.ms": int(SECONDS * 1000),
                 "error_cb": self._client_error,
                 **RECONNECT,
@@ -151,7 +153,7 @@ class Load:
         sequences = dict.fromkeys(self.partitions, 0)
         while not self._stopping.is_set():
             for partition in self.partitions:
-                for _ in range(_BURST):
+                for _ in range(self.burst):
                     record = RecordId(name, sequences[partition])
                     sequences[partition] += 1
                     with self._lock:

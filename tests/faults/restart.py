@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from tests.faults.load import create_topics
 from tests.faults.rounds import Site
 from tests.support.server import Server
+from tests.support.waiting import wait_until
 
 PARTITIONS = 6
 _RECORD = b"x" * 1024
@@ -53,6 +54,19 @@ def scanned_bytes(log: str) -> list[int]:
     return [int(number) for number in _RECOVERED.findall(log)]
 
 
+def wait_for_scanned(stderr_path: Path, since: int, *, log_dirs: int = 1) -> int:
+    """Return what all log dirs' recoveries scanned, by what was logged after `since` characters.
+
+    A thread of the server writes its log, and may do so later than it listens.
+    """
+
+    def reported() -> list[int] | None:
+        found = scanned_bytes(stderr_path.read_text()[since:])
+        return found if len(found) >= log_dirs else None
+
+    return sum(wait_until(reported, seconds=30, what="the log of what was recovered"))
+
+
 def fill(bootstrap: str, log_bytes: int) -> None:
     """Write 1 KiB records to one topic until its log has this size."""
     create_topics(bootstrap, ["full"], PARTITIONS)
@@ -85,7 +99,7 @@ def timed_start(site: Site) -> tuple[Server, Restart]:
         server.kill()
         raise
     serving = time.perf_counter() - began
-    scanned = sum(scanned_bytes(site.stderr_path.read_text()[earlier:]))
+    scanned = wait_for_scanned(site.stderr_path, earlier)
     return server, Restart(log_bytes, scanned, server.started_seconds, serving)
 
 

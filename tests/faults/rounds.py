@@ -27,24 +27,38 @@ class Site:
         data_dir: its directory.
         stderr_path: its log, on a disk that no fault touches.
         settings: its ``-X`` settings.
+        command: the program up to its subcommand.
+        environment: variables for it.
+        with_http: whether it serves health and metrics.
     """
 
     data_dir: Path
     stderr_path: Path
     settings: Mapping[str, object] = attrs.field(factory=dict)
+    command: Sequence[str] = SERVE
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    with_http: bool = False
     port: int = attrs.field(factory=free_port)
+    http_port: int = attrs.field(factory=free_port)
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self, command: Sequence[str] = SERVE) -> Server:
+    @property
+    def http(self) -> str:
+        """Where health and metrics are."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def start(self, command: Sequence[str] | None = None) -> Server:
         """Start the server (again)."""
         return start_server(
             self.data_dir,
             listen=self.bootstrap,
             settings=self.settings,
-            command=command,
+            options=("--http", f"127.0.0.1:{self.http_port}") if self.with_http else (),
+            command=command or self.command,
+            environment=self.environment,
             stderr_path=self.stderr_path,
         )
 

@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: The server as everybody starts it.
 SERVE = (sys.executable, "-m", "trio_broker")
+#: The same server, in which tests plant faults.
+SERVE_PLANTED = (sys.executable, "-m", "tests.support.planted")
 #: The same server with fsync and fdatasync doing nothing: what the power-cut rig has to catch.
 SERVE_WITHOUT_FSYNC = (sys.executable, "-m", "tests.support.without_fsync")
 
@@ -162,6 +164,7 @@ def start_server(
     cpus: Sequence[int] | None = None,
     descriptors_max: int | None = None,
     stderr_path: Path | None = None,
+    environment: Mapping[str, str] | None = None,
     start_seconds: float = START_SECONDS,
 ) -> Server:
     """Start a server and wait until it says where it listens.
@@ -175,6 +178,7 @@ def start_server(
         cpus: CPUs it may run on.
         descriptors_max: its RLIMIT_NOFILE.
         stderr_path: where its log is appended; by default ``<data_dir>.stderr`` beside that.
+        environment: variables on top of this process's own.
         start_seconds: how long it may take.
 
     Raises:
@@ -194,6 +198,7 @@ def start_server(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
     if cpus is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, ExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -87,6 +86,8 @@ class BrokerTree:
         self._shutdown = Shutdown(config.shutdown)
         self.state.stop_phases = self._shutdown.phases
         self._scope = trio.CancelScope()
+        self._background = trio.CancelScope()
+        self._background_ended = trio.Event()
 
     def request_stop(self, reason: str = "asked to") -> None:
         """Begin an orderly stop. Idempotent. While starting: give up at once."""
@@ -198,10 +199,7 @@ class BrokerTree:
             state.descriptors.connections_max, network.connections_per_address_max
         )
         async with trio.open_nursery() as background:
-            background.start_soon(partial(reap_forever, state))
-            background.start_soon(partial(shorten_offsets_logs, state))
-            background.start_soon(state.coordinator.run)
-            background.start_soon(LeakWatch(state).run)
+            background.start_soon(self._work_in_background)
             async with trio.open_nursery() as connections:
                 state.connections = connections
                 with ExitStack() as sockets:
@@ -227,10 +225,8 @@ class BrokerTree:
                 connections.cancel_scope.cancel()
             state.phase = Phase.STOPPING
             with self._shutdown.phase(BACKGROUND) as phase:
-                background.cancel_scope.cancel()
-                for log_dir in state.log_dirs:
-                    log_dir.stop_housekeeping()
-                await self._finish_metadata_work(phase)
+                self._limit_calls(phase)
+                await self._stop_background(phase)
 
     async def _drain(self, phase: PhaseRun) -> None:
         """Let requests under way finish, answer parked ones, and close every client."""
@@ -248,13 +244,30 @@ class BrokerTree:
         finally:
             phase.leftovers += [repr(connection) for connection in state.clients]
 
-    async def _finish_metadata_work(self, phase: PhaseRun) -> None:
-        """Wait for topics that are being created or deleted."""
+    async def _work_in_background(self) -> None:
+        """Do what nobody asks for, until `_stop_background`."""
+        state = self.state
+        with self._background:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reap_forever, state)
+                nursery.start_soon(shorten_offsets_logs, state)
+                nursery.start_soon(state.coordinator.run)
+                nursery.start_soon(LeakWatch(state).run)
+        self._background_ended.set()
+
+    async def _stop_background(self, phase: PhaseRun) -> None:
+        """End work that nobody asked for, and wait for topics being created or deleted."""
         controller = self.state.controller
+        self._background.cancel()
+        for log_dir in self.state.log_dirs:
+            log_dir.stop_housekeeping()
         try:
+            await self._background_ended.wait()
             await controller.wait_for_work()
         finally:
             phase.leftovers += controller.work_under_way()
+            if not self._background_ended.is_set():
+                phase.leftovers.append("background tasks")
 
     async def _close_storage(self) -> None:
         """Flush every log, then close every file; log dirs do not wait for each other."""
