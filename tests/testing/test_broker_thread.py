@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import confluent_kafka
@@ -144,6 +146,18 @@ def test_nobody_gets_the_port_of_a_stopped_broker(broker: BrokerThread) -> None:
             other.bind((host, port))
     broker.start()
     assert not is_refused((host, port))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors cannot be listed")
+def test_nothing_is_left_of_many() -> None:
+    counts = []
+    for _ in range(12):
+        with broker_thread() as broker:
+            broker.create_topic("orders")
+            broker.restart()
+            broker.kill()
+        counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    assert counts[-1] == counts[1]
 
 
 def test_errors_of_a_call_reach_the_caller(broker: BrokerThread) -> None:

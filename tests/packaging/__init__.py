@@ -1,0 +1,1 @@
+"""What a project gets that installs the package, and not this repository."""
