@@ -283,3 +283,33 @@ async def test_a_closed_consumer_says_so(client: Client, topic: str) -> None:
             await trio.testing.wait_all_tasks_blocked()
     with pytest.raises(ClientClosed):
         await consumer.assign([(topic, 0)])
+
+
+async def test_leaving_while_fetches_are_under_way_is_no_failure_of_theirs(
+    client: Client, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task about to run must not find its connection closed under it, and complain."""
+    for partition in range(3):
+        await produce(client, topic, range(300), partition=partition)
+    options = ConsumerOptions(
+        auto_offset_reset="earliest", records_max=50, partition_fetch_bytes=1500
+    )
+    for _ in range(10):
+        async with client.open_consumer(options) as consumer:
+            await consumer.assign([(topic, index) for index in range(3)])
+            await values(consumer, 150)
+    assert [record.message for record in caplog.records] == []
+
+
+async def test_how_far_everything_was_read(client: Client, topic: str) -> None:
+    await produce(client, topic, range(10))
+    async with client.open_consumer(FROM_START) as consumer:
+        await consumer.assign([(topic, 0)])
+        assert consumer.read_to((topic, 0)) in {None, 0}
+        with trio.fail_after(PATIENCE_SECONDS):
+            await consumer.next_record()
+        assert consumer.read_to((topic, 0)) == 1
+        await values(consumer, 9)
+        assert consumer.read_to((topic, 0)) == 10
+        with pytest.raises(KeyError):
+            consumer.read_to((topic, 1))

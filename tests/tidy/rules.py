@@ -131,7 +131,7 @@ MACHINE_MODULES: dict[str, set[str]] = {
     "random": {"testing"},
     "resource": set(),
     "secrets": set(),
-    "select": set(),
+    "select": {"cli"},
     "selectors": set(),
     "shutil": {"cli", "testing"},
     "signal": {"broker", "cli", "testing"},
@@ -164,8 +164,8 @@ MACHINE_CALLS: dict[str, set[str]] = {
     "uuid.uuid4": set(),
     "uuid1": set(),
     "uuid4": set(),
-    "lowlevel.wait_readable": set(),
-    "lowlevel.wait_writable": set(),
+    "lowlevel.wait_readable": {"cli"},
+    "lowlevel.wait_writable": {"cli"},
 }
 #: Parts of os and pathlib that only compute; everything else of them touches the machine.
 OS_THAT_ONLY_COMPUTES = {"PathLike", "fspath", "fsdecode", "fsencode", "strerror"}

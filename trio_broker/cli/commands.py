@@ -18,6 +18,8 @@ from typing import Any
 import click
 
 from trio_broker import __version__
+from trio_broker.cli.cluster import cluster
+from trio_broker.cli.completion import completion
 from trio_broker.cli.config_commands import config_group
 from trio_broker.cli.configuration import (
     assignments_option,
@@ -28,16 +30,33 @@ from trio_broker.cli.configuration import (
     serve_options,
     what_was_set,
 )
-from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE
+from trio_broker.cli.consume import consume
+from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE, ReaderGone
+from trio_broker.cli.group import group
+from trio_broker.cli.produce import produce
+from trio_broker.cli.topic import topic
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class CommandLine(click.Group):
+    """The group of everything."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises ReaderGone instead of BrokenPipeError."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="trio-broker")
 def command_line() -> None:
     """A message broker that speaks the Apache Kafka protocol."""
 
 
-command_line.add_command(config_group)
+# Each group of commands has a file of its own.
+for _command in (cluster, completion, config_group, consume, group, produce, topic):
+    command_line.add_command(_command)
 
 
 def _announce(protocol: str, addresses: list[tuple[str, int]]) -> None:
@@ -171,6 +190,8 @@ def log_inspect(path: str, *, batches: bool, records: bool, from_offset: int) ->
     try:
         for line in lines:
             click.echo(line)
+    except BrokenPipeError:
+        raise
     except (TrioBrokerError, OSError) as error:
         click.echo(f"trio-broker log: {error}", err=True)
         sys.exit(EXIT_FAILED)
@@ -193,6 +214,8 @@ def log_verify(path: str) -> None:
         for line, is_bad in verify_lines(path):
             click.echo(line)
             found = found or is_bad
+    except BrokenPipeError:
+        raise
     except (TrioBrokerError, OSError) as error:
         click.echo(f"trio-broker log: {error}", err=True)
         sys.exit(EXIT_FAILED)

@@ -16,3 +16,10 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 #: SIGTERM.
 EXIT_TERMINATED = 143
+
+
+class ReaderGone(Exception):
+    """Whoever read our output has gone, which is the end of the command and no failure of it.
+
+    Not a BrokenPipeError, of which click has an opinion of its own.
+    """

@@ -6,7 +6,13 @@ import importlib.util
 import os
 import sys
 
-from trio_broker.cli.exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from trio_broker.cli.exits import (
+    EXIT_BROKEN_PIPE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    ReaderGone,
+)
 
 #: Modules the commands need that an embedded broker does not.
 _NEEDED = ("click", "rich", "structlog")
@@ -27,16 +33,22 @@ def main() -> None:
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
+        _forget_output()
         code = EXIT_BROKEN_PIPE
-        # What is still buffered has nowhere to go; the interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         # A full disk behind stdout, for example: commands report what else can fail themselves.
+        _forget_output()
         print(f"trio-broker: {error}", file=sys.stderr)
         code = EXIT_FAILED
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _forget_output() -> None:
+    """Drop what is buffered for stdout; at its end the interpreter would fail to write it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _run() -> int:

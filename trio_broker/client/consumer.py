@@ -145,8 +145,7 @@ class Consumer(Reader):
 
     async def close(self) -> None:
         """End the tasks; called by `Client.open_consumer`."""
-        self._close()
-        await self._scope.end()
+        await self._close()
 
 
 def begin(state: PartitionState, offset: int) -> None:

@@ -481,5 +481,5 @@ class GroupConsumer(Reader):
             if is_member and self._group_options.auto_commit_seconds is not None:
                 await self._commit_processed()
             await self._talk.leave("the consumer is closed")
-        self._close()
+        await self._close()
         self._cluster.close_purpose(self._group_purpose)

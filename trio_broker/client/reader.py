@@ -244,6 +244,22 @@ class Reader:
                 raise state.error.with_traceback(None)
             await self._fetcher.arrived.park()
 
+    def read_to(self, place: tuple[str, int]) -> int | None:
+        """Return the offset before which nothing is left to hand out, None if it is not known yet.
+
+        Unlike `position` it also moves over what is never handed out: the markers of transactions,
+        and records that were aborted or compacted away. So it reaches the end of a log that ends
+        with such.
+
+        Raises:
+            KeyError: the partition is not read.
+        """
+        state = self._partition(place)
+        opened = self._current_opened()
+        if opened is not None and opened.batch.place == state.place:
+            return opened.batch.records[opened.index].offset
+        return state.position
+
     def pause(self, places: Iterable[tuple[str, int]]) -> None:
         """Hand out nothing more of some partitions; fetch nothing more either.
 
@@ -314,19 +330,27 @@ class Reader:
         if self._is_closed:
             raise ClientClosed("the consumer is closed")
 
-    def _close(self) -> None:
-        """End the tasks, and whatever waits."""
+    def _end_tasks(self) -> None:
+        """Tell the tasks to end, and end whatever waits."""
         self._is_closed = True
         self._scope.cancel()
-        self._cluster.close_purpose(self._purpose)
         self._fetcher.arrived.unpark_all()
+
+    async def _close(self) -> None:
+        """End the tasks, and only then close their connections.
+
+        A task that is about to run would take a closed one for a broken one.
+        """
+        self._end_tasks()
+        await self._scope.end()
+        self._cluster.close_purpose(self._purpose)
 
     async def _fetch_forever(self) -> None:
         """Be the consumer's first task."""
         try:
             await self._fetcher.supervise()
         finally:
-            self._close()
+            self._end_tasks()
 
 
 class RecordIterator:

@@ -1,0 +1,230 @@
+"""What ``trio-broker produce`` does: lines of stdin or of files to records of a topic.
+
+Memory is bounded: nothing more is read while `_BUFFER_BYTES` of records wait for acknowledgement.
+The first signal ends reading; what was read by then is still sent. Called by `produce`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from trio_broker.cli.output import say
+from trio_broker.cli.progress import long_work
+from trio_broker.cli.record_text import BadRecord, Headers, ReadRecord, parse_record, unescape
+from trio_broker.cli.running import Failed
+from trio_broker.cli.standard_streams import InputPieces, RecordTooLong
+from trio_broker.cli.watermarks import check_partitions
+from trio_broker.client.options import ProducerOptions
+from trio_broker.errors import TrioBrokerError
+
+if TYPE_CHECKING:
+    from trio_broker.cli.running import Interruption
+    from trio_broker.client.client import Client
+    from trio_broker.client.producer import Producer
+    from trio_broker.client.producer_batch import Delivery
+
+_BUFFER_BYTES = 8 * 1024 * 1024
+#: How often somebody looks for failures while stdin has nothing.
+_LOOK_SECONDS = 0.25
+#: How long an interrupted command waits for the acknowledgement of what it has sent.
+_FAREWELL_SECONDS_MAX = 5.0
+_ROOM_BYTES = 64 * 1024
+
+
+class Reading(NamedTuple):
+    """What is read, and how it becomes records; see the options of ``produce``.
+
+    Attributes:
+        files: paths, None for stdin.
+        delimiter: between records; None: each file is one record.
+    """
+
+    files: tuple[str | None, ...]
+    delimiter: bytes | None
+    key_delimiter: bytes | None
+    as_json: bool
+    key: bytes | None
+    headers: Headers
+    partition: int | None
+    keeps_partitions: bool
+    empty_is_null: bool
+    records_max: int | None
+    record_bytes_max: int
+
+
+class Sending(NamedTuple):
+    """Where records go, and how; see the options of ``produce``."""
+
+    topic: str
+    compression: str
+    acks: str
+    is_verbose: bool
+
+
+def delimiter_of(text: str) -> bytes:
+    """Return the bytes of a delimiter. Raises ValueError if there are none, or an escape is not."""
+    found = unescape(text)
+    if not found:
+        raise ValueError("a delimiter must not be empty")
+    return found
+
+
+async def produce(
+    client: Client, interruption: Interruption, reading: Reading, sending: Sending
+) -> None:
+    """Send records until the input ends, so many were asked for, or somebody interrupts.
+
+    Raises:
+        Failed: a line is no record, or was refused; the text names it.
+        RequestError: there is no such topic or partition.
+        OSError: a file cannot be read.
+    """
+    options = ProducerOptions(
+        acks=sending.acks if sending.acks == "all" else int(sending.acks),
+        compression=sending.compression,
+        buffer_bytes=max(_BUFFER_BYTES, 2 * reading.record_bytes_max),
+        # Key, headers and lengths come on top.
+        request_bytes_max=reading.record_bytes_max + _ROOM_BYTES,
+    )
+    async with client.open_producer(options) as producer:
+        sender = _Sender(producer, reading, sending.topic)
+        try:
+            with interruption.cancels_this() as interrupted:
+                topic = await client.admin.describe_topic(sending.topic)
+                if reading.partition is not None:
+                    check_partitions(topic, [reading.partition])
+                await sender.send_all()
+            farewell = _FAREWELL_SECONDS_MAX if interrupted.cancel_called else float("inf")
+            with trio.move_on_after(farewell):
+                await sender.finish()
+        finally:
+            if sending.is_verbose or sys.stderr.isatty():
+                say(f"{sender.acknowledged} records sent to {sending.topic}")
+        sender.check()
+
+
+class _Sender:
+    """Sends what is read, and knows which line became of which record.
+
+    Attributes:
+        acknowledged: records whose outcome is known, and good.
+    """
+
+    def __init__(self, producer: Producer, reading: Reading, topic: str) -> None:
+        self.acknowledged = 0
+        self._producer = producer
+        self._reading = reading
+        self._topic = topic
+        self._under_way: deque[tuple[str, Delivery]] = deque()
+        self._left = reading.records_max
+        self._failure: Failed | None = None
+        self._refused = 0
+
+    async def send_all(self) -> None:
+        """Read and send until there is no more, or something has failed. Raises OSError."""
+        for path in self._reading.files:
+            if self._left == 0 or self._failure is not None:
+                return
+            await self._send_file(path)
+
+    async def finish(self) -> None:
+        """Wait for what is under way."""
+        while self._under_way:
+            await self._take_outcome()
+
+    def check(self) -> None:
+        """Raise what has failed.
+
+        Raises:
+            Failed: the first record that did; records before it are stored.
+        """
+        if self._failure is None:
+            return
+        if self._refused > 1:
+            say(f"{self._refused - 1} more records were refused after this one:")
+        raise self._failure
+
+    async def _send_file(self, path: str | None) -> None:
+        reading = self._reading
+        name = "stdin" if path is None else path
+        with InputPieces(path, reading.delimiter, reading.record_bytes_max) as pieces:
+            with long_work("producing", pieces.size_bytes) as done:
+                number = 0
+                while self._failure is None:
+                    lines = await self._next_lines(pieces, f"{name}, record {number + 1}")
+                    if not lines:
+                        return
+                    for line in lines:
+                        if self._left == 0 or self._failure is not None:
+                            return
+                        number += 1
+                        await self._send(f"{name}, record {number}", line)
+                    done(sum(map(len, lines)) + len(lines))
+
+    async def _next_lines(self, pieces: InputPieces, where: str) -> list[bytes]:
+        """Return what comes next, and look for failures while nothing does."""
+        while self._failure is None:
+            while self._under_way and self._under_way[0][1].is_done:
+                await self._take_outcome()
+            try:
+                with trio.move_on_after(_LOOK_SECONDS):
+                    return await pieces.next_pieces()
+            except RecordTooLong as error:
+                self._fail(where, error)
+        return []
+
+    async def _send(self, where: str, line: bytes) -> None:
+        if self._reading.as_json and not line.strip():
+            return
+        try:
+            record = self._record(line)
+            delivery = await self._producer.send_soon(
+                self._topic,
+                record.value,
+                key=record.key,
+                headers=record.headers,
+                timestamp_ms=record.timestamp_ms,
+                partition=record.partition,
+            )
+        except (BadRecord, TrioBrokerError) as error:
+            self._fail(where, error)
+            return
+        self._under_way.append((where, delivery))
+        if self._left is not None:
+            self._left -= 1
+
+    def _record(self, line: bytes) -> ReadRecord:
+        """Turn a line into a record. Raises BadRecord."""
+        reading = self._reading
+        if reading.as_json:
+            record = parse_record(line)
+            if not reading.keeps_partitions or record.partition is None:
+                record = record._replace(partition=reading.partition)
+            return record
+        key, value = reading.key, line
+        if reading.key_delimiter is not None:
+            before, delimiter, after = line.partition(reading.key_delimiter)
+            if delimiter:
+                key, value = before, after
+        is_null = reading.empty_is_null and not value
+        return ReadRecord(key, None if is_null else value, reading.headers, None, reading.partition)
+
+    async def _take_outcome(self) -> None:
+        where, delivery = self._under_way[0]
+        try:
+            await delivery.wait()
+        except TrioBrokerError as error:
+            self._fail(where, error)
+        else:
+            self.acknowledged += 1
+        self._under_way.popleft()
+
+    def _fail(self, where: str, error: Exception) -> None:
+        self._refused += 1
+        if self._failure is None:
+            self._failure = Failed(f"{where}: {error}")
+            self._failure.__cause__ = error
