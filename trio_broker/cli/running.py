@@ -21,7 +21,7 @@ from trio_broker.client.client import open_client
 from trio_broker.client.connection import ConnectionLost, VersionMismatch
 from trio_broker.client.errors import DeliveryTimedOut, RequestTimedOut, Unreachable
 from trio_broker.client.options import ClientOptions
-from trio_broker.config import split_address
+from trio_broker.config_checks import split_address
 from trio_broker.errors import ErrorCode, ProtocolError, RequestError, TrioBrokerError
 
 if TYPE_CHECKING:
