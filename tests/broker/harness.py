@@ -365,23 +365,29 @@ def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 @contextmanager
-def failing(call: str, part: str, error: int = errno.EIO) -> Iterator[list[str]]:
-    """Let a call of simulated files fail where `part` is in the path; gives the paths it met."""
-    original = getattr(SimFile, call)
+def failing(
+    call: str, part: str, error: int = errno.EIO, *, on: Any = SimFile
+) -> Iterator[list[str]]:
+    """Let a call of simulated files fail where `part` is in the path; gives the paths it met.
+
+    With `on=SimFileSystem` it is a call of the filesystem, and its first argument is looked at.
+    """
+    original = getattr(on, call)
     met: list[str] = []
 
     @functools.wraps(original)
-    def fail(file: SimFile, *arguments: Any) -> Any:
-        if part in file.path:
-            met.append(file.path)
-            raise OSError(error, os.strerror(error), file.path)
-        return original(file, *arguments)
+    def fail(target: Any, *arguments: Any) -> Any:
+        path = target.path if on is SimFile else str(arguments[0])
+        if part in path:
+            met.append(path)
+            raise OSError(error, os.strerror(error), path)
+        return original(target, *arguments)
 
-    setattr(SimFile, call, fail)
+    setattr(on, call, fail)
     try:
         yield met
     finally:
-        setattr(SimFile, call, original)
+        setattr(on, call, original)
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from tests.broker.harness import (
     produce_request,
     running,
     simulated,
+    slow,
 )
 from trio_broker import BrokerConfig, ErrorCode
-from trio_broker.config import NetworkConfig
+from trio_broker.config import NetworkConfig, StorageConfig
 from trio_broker.errors import CorruptLog
 from trio_broker.names import ZERO_TOPIC_ID
 from trio_broker.records.iterate import iterate_batches
+from trio_broker.storage import paths
 from trio_broker.storage.log import Log
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.testing.sim.network import NetworkFaults
@@ -386,6 +388,23 @@ async def test_a_topic_deleted_while_a_fetch_reads_its_other_partitions(world: W
 
 
 @simulated
+async def test_a_topic_deleted_while_a_fetch_opens_its_file_has_no_file_open(world: World) -> None:
+    world.fs.faults = DiskFaults(cached_read_rate=0)
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        await run.broker.produce("orders", b"x")
+        replica = run.replica("orders")
+        replica.log._cache.close_file(replica.log.segments[0])  # as if others had needed the room
+        owner = paths.owner_name(replica.topic_partition)
+        async with world.connect() as client:
+            with slow(f"{replica.topic_partition.topic_id}-0/", 0.5):
+                await client.send(fetch_request(0), 12)
+                await trio.sleep(0.02)
+                await run.broker.delete_topic("orders")
+            assert not [entry for entry in world.fs.open_files() if entry.owner == owner]
+
+
+@simulated
 async def test_a_reply_counts_as_memory_until_it_is_sent(world: World) -> None:
     network = attrs.evolve(
         world.config().network,
@@ -396,10 +415,10 @@ async def test_a_reply_counts_as_memory_until_it_is_sent(world: World) -> None:
     world.internet.faults = NetworkFaults(window_bytes=100_000)
     async with world.running(network=network) as run:
         await run.broker.create_topic("orders")
-        async with world.connect() as slow, world.connect() as other:
+        async with world.connect() as reader, world.connect() as other:
             for _ in range(2):
                 await other.produce(make_batch(bytes(900_000)))
-            await slow.send(fetch_request(partition_max_bytes=2_000_000), 12)
+            await reader.send(fetch_request(partition_max_bytes=2_000_000), 12)
             await trio.sleep(1)
             assert run.state.response_memory.used_bytes > 1_700_000
             # Over the limit, so others wait; but not for longer than a slow reader may take.

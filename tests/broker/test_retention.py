@@ -181,6 +181,23 @@ async def test_a_deletion_that_the_disk_refuses_is_tried_again(world: World) -> 
 
 
 @simulated
+async def test_space_of_deleted_records_is_given_back_without_a_write(world: World) -> None:
+    """The timetable learns of segments that DeleteRecords took away, on an idle topic too."""
+    async with world.running(**DEFAULTS) as run:
+        await run.broker.create_topic("events", configs={"file.delete.delay.ms": "5000"})
+        await run.broker.produce("events", b"x")
+        await trio.sleep(60)
+        replica = run.replica("events")
+        assert await replica.shard.advance_start_offset(replica, 1)
+        assert replica.log.deleted_bytes > 0
+        await trio.sleep(4.9)
+        assert replica.log.deleted_bytes > 0
+        await trio.sleep(0.2)
+        assert replica.log.deleted_bytes == 0
+        assert not [path for path in world.fs.tree() if path.endswith(".log.deleted")]
+
+
+@simulated
 async def test_idle_replicas_are_left_alone(world: World) -> None:
     async with world.running(**DEFAULTS) as run:
         await run.broker.create_topic("many", partitions=100)

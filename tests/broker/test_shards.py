@@ -23,11 +23,13 @@ from tests.broker.harness import (
 )
 from tests.conftest import open_descriptors
 from trio_broker import BrokerConfig, ErrorCode
+from trio_broker.broker.housekeeping import CLOCK_LOOK_SECONDS
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.config import Durability, TopicConfig
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
+from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
 
 TWO_DISKS = {"log_dirs": ("/disk-a", "/disk-b")}
@@ -121,6 +123,54 @@ async def test_a_full_disk_refuses_exactly_what_did_not_fit(world: World) -> Non
             await eventually(lambda: first.shard.log_dir.produce_refusal is None)
             answer = await client.produce(make_batch(b"after"), partition=0)
             assert (answer.error_code, answer.base_offset) == (0, 1)
+
+
+@simulated
+async def test_too_few_descriptors_are_not_taken_for_a_broken_disk(world: World) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders", configs={"segment.bytes": "1024"})
+        replica = run.replica("orders")
+        async with world.connect() as client:
+            assert (await client.produce(make_batch(bytes(900)))).error_code == 0
+            world.fs.faults = DiskFaults(open_files_max=len(world.fs.open_files()))
+            for _ in range(5):  # each wants to begin a new segment
+                answer = await client.produce(make_batch(bytes(900)))
+                assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+                assert "EMFILE" in answer.error_message
+                assert not replica.refusal
+            world.fs.faults = DiskFaults()
+            answer = await client.produce(make_batch(bytes(900)))
+            assert (answer.error_code, answer.base_offset) == (0, 1)
+
+
+@simulated
+@pytest.mark.parametrize("refused_while", ["its disk fails", "it is offline"])
+async def test_a_refused_first_batch_is_not_overtaken_when_the_replica_is_back(
+    world: World, refused_while: str
+) -> None:
+    """Batches 0 and 1 are sent at once, as idempotent clients do; only the second finds it up."""
+    first, second = (
+        make_batch(b"%d" % n, producer_id=7, producer_epoch=0, base_sequence=n) for n in range(2)
+    )
+    async with world.running() as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("orders")
+        replica = run.replica("orders")
+        async with world.connect() as client:
+            with failing("write_at", paths.replica_name(replica.topic_partition)):
+                answer = await client.produce(
+                    make_batch(b"x") if "offline" in refused_while else first
+                )
+                assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+                if "offline" in refused_while:
+                    assert replica.state is ReplicaState.OFFLINE
+                    answer = await client.produce(first)
+                    assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+            await eventually(lambda: not replica.refusal)
+            answer = await client.produce(second)
+            assert answer.error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+            assert (await client.produce(first)).error_code == 0
+            assert (await client.produce(second)).error_code == 0
 
 
 @simulated
@@ -426,6 +476,27 @@ async def test_deletion_leaves_no_open_file(wire_config: BrokerConfig) -> None:
                 if descriptor.kind == "file":
                     path = os.readlink(f"/proc/self/fd/{descriptor.number}")
                     assert not any(owner.partition("/")[2] in path for owner in owners)
+
+
+@simulated
+@pytest.mark.parametrize("call", ["rename", "sync_directory"])
+async def test_a_deletion_that_the_disk_refuses_is_finished_once_it_works(
+    world: World, call: str
+) -> None:
+    async with world.running() as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("orders", partitions=2)
+        await run.broker.produce("orders", b"x")
+        replicas = run.state.router.by_name["orders"].replicas
+        names = [paths.replica_name(r.topic_partition) for r in replicas if r is not None]
+        with failing(call, "/data/logs", on=SimFileSystem):
+            await run.broker.delete_topic("orders")  # for every client; its files are still there
+            await trio.sleep(5)
+            if call == "rename":
+                assert [path for path in world.fs.tree() if any(name in path for name in names)]
+        with trio.fail_after(2 * CLOCK_LOOK_SECONDS):
+            while any(name in path for path in world.fs.tree() for name in names):
+                await trio.sleep(1)
 
 
 @simulated

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from trio_broker.errors import ErrorCode
-from trio_broker.records.batch import BatchHeader
+from trio_broker.records.batch import SEQUENCE_MASK, BatchHeader
 from trio_broker.replication.producer_state import (
     Accept,
     Duplicate,
@@ -177,6 +177,32 @@ def test_the_first_batch_of_a_producer_cannot_be_overtaken() -> None:
         ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
     )
     assert check(table, batch(producer_id=2, sequence=70)) == Accept()
+
+
+def test_of_several_refused_batches_the_first_one_counts_whatever_their_order() -> None:
+    for start in (0, 7, SEQUENCE_MASK):
+        table = new_table()
+        first = batch(sequence=start, count=3)
+        second = batch(sequence=(start + 3) % (SEQUENCE_MASK + 1))
+        for header in (second, first, second):
+            table.refuse(header, 0)
+        assert rejected(check(table, second)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        assert check(table, first) == Accept()
+
+
+def test_a_log_that_is_opened_again_expects_what_was_refused_before() -> None:
+    old, new = new_table(), new_table()
+    old.apply(batch(producer_id=1), 0, 0)
+    old.refuse(batch(producer_id=2, sequence=4), 0)
+    old.refuse(batch(producer_id=3, sequence=4), 0)
+    new.apply(batch(producer_id=3, sequence=4), 1, 0)  # it had been stored after all
+    new.adopt_refusals(old)
+    assert new.get(1) is None
+    assert check(new, batch(producer_id=2, sequence=4)) == Accept()
+    assert rejected(check(new, batch(producer_id=2, sequence=5))) is (
+        ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    )
+    assert check(new, batch(producer_id=3, sequence=5)) == Accept()
 
 
 def test_refusing_a_known_producer_changes_nothing() -> None:

@@ -283,6 +283,39 @@ def test_files_that_cannot_be_removed_are_tried_again(
     assert sim_bench.log.unlink_deleted_job(NOW_MS) is None
 
 
+def test_files_are_not_forgotten_if_their_removal_never_begins(bench: Bench) -> None:
+    fill(bench, retention_bytes=2500, file_delete_delay_ms=0)
+    assert delete(bench)
+    job = bench.log.unlink_deleted_job(NOW_MS)
+    assert job is not None
+    job.close()  # who wanted it was cancelled
+    bench.stop()
+    assert not [name for name in bench.names() if name.endswith(paths.DELETED_SUFFIX)]
+
+
+@pytest.mark.parametrize("unlinks_before", [False, True])
+def test_what_was_removed_does_not_come_back_after_a_clean_stop(
+    seed: int, unlinks_before: bool
+) -> None:
+    """Not even if the power fails after it: the next start believes the summary, and never looks."""
+    for attempt in range(10):
+        fs = SimFileSystem(seed + attempt)
+        fs.prepare_directory("/logs")
+        with Bench(fs, "/logs") as bench:
+            fill(bench, retention_bytes=2500, file_delete_delay_ms=0)
+            assert delete(bench)
+            if unlinks_before:
+                job = bench.log.unlink_deleted_job(NOW_MS)
+                assert job is not None
+                run_inline(job)
+            bases = [segment.base_offset for segment in bench.log.segments]
+            summary = bench.stop()
+        with Bench(fs.crash(), "/logs") as after:
+            after.open(summary)
+            assert paths.offsets_of(after.names(), paths.LOG_SUFFIX) == bases
+            assert not [name for name in after.names() if name.endswith(paths.DELETED_SUFFIX)]
+
+
 def test_expired_producers_are_forgotten(bench: Bench) -> None:
     bench.open()
     bench.append(batch(producer_id=5))

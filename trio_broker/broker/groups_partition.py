@@ -223,7 +223,7 @@ class GroupsPartition:
             plan = log.locate(offset, max_bytes=_LOAD_BYTES, upper_offset=log.log_end_offset)
             if plan is None:
                 raise CorruptLog(f"{log!r} has no offset {offset}")
-            buffers = await replica.shard.lane.run(log.read_job(plan))
+            buffers = await replica.shard.read(log.read_job(plan))
             data = b"".join(buffers)
             if not data:
                 raise CorruptLog(f"{log!r} has nothing at offset {offset}")

@@ -23,6 +23,7 @@ from trio_broker.broker.paced_log import DeletionLog
 from trio_broker.broker.shard import Shard
 from trio_broker.broker.space_keeper import SpaceKeeper
 from trio_broker.errors import ErrorCode, StorageError
+from trio_broker.replication.producer_state import ProducerStateTable
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskHealth, DiskState
 from trio_broker.storage.handles import SegmentCache
@@ -230,6 +231,15 @@ class LogDir:
             after_failed_sync=replica.after_failed_sync,
             is_durable=is_durable,
         )
+
+    def new_producer_table(self) -> ProducerStateTable:
+        """Return an empty table of producers with the limits of this broker."""
+        settings = self._settings
+        return ProducerStateTable(settings.producer_ids_max, settings.producer_id_expiration_ms)
+
+    def take_offers(self) -> None:
+        """Keep files that reads have opened, or close them where their segment is gone."""
+        self._cache.take_offers()
 
     # What a crash, or another configuration, left behind.
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from trio_broker.broker.shard import Shard
     from trio_broker.broker.topics import RoutedTopic
     from trio_broker.names import LeaderEpoch, TopicPartition
+    from trio_broker.records.batch import BatchHeader
+    from trio_broker.replication.producer_state import ProducerStateTable
     from trio_broker.storage.log import Log
 
 
@@ -87,6 +89,7 @@ class Replica:
         "_helper_left",
         "_helpers",
         "_log",
+        "_refused",
         "_told_to_end",
         "after_failed_sync",
         "backoff",
@@ -121,6 +124,7 @@ class Replica:
         self.cause = ""
         self.backoff = Backoff()
         self._log: Log | None = None
+        self._refused: ProducerStateTable | None = None  # while no log is open
         self.after_failed_sync = False
         self.scope = trio.CancelScope()
         self.waiters: dict[FetchWaiter, None] = {}
@@ -214,7 +218,31 @@ class Replica:
         if self.state is ReplicaState.ONLINE:
             self.shard.enqueue(slot)
         else:
-            slot.refuse(self.refusal, self.cause or None)
+            self.refuse(slot, self.refusal, self.cause or None)
+
+    def refuse(self, slot: AppendSlot, code: ErrorCode, message: str | None) -> None:
+        """Answer a batch that is not stored for a reason that passes."""
+        if slot.header is not None and not slot.resolved:
+            self.refuse_sequence(slot.header)
+        slot.refuse(code, message)
+
+    def refuse_sequence(self, header: BatchHeader) -> None:
+        """Take note that a batch is not stored, or a later one of a new producer would overtake it.
+
+        That holds for as long as this process runs, however often the log is opened again.
+        """
+        if self.is_closing:
+            return
+        now_ms = self.shard.now_ms()
+        if self._log is not None:
+            self._log.producers.refuse(header, now_ms)
+        else:
+            self._refusals().refuse(header, now_ms)
+
+    def _refusals(self) -> ProducerStateTable:
+        if self._refused is None:
+            self._refused = self.shard.log_dir.new_producer_table()
+        return self._refused
 
     def published(self, size_bytes: int) -> None:
         """Tell parked fetches that bytes have become readable."""
@@ -229,6 +257,9 @@ class Replica:
     def go_online(self, log: Log) -> None:
         """Start serving from `log`."""
         self._log = log
+        if self._refused is not None:
+            log.producers.adopt_refusals(self._refused)
+            self._refused = None
         self.follow_topic()
         self.after_failed_sync = False
         self.state = ReplicaState.ONLINE
@@ -244,6 +275,8 @@ class Replica:
         if self._log is not None:
             log, self._log = self._log, None
             self.after_failed_sync = self.after_failed_sync or log.is_broken
+            if not self.is_closing and len(log.producers):
+                self._refusals().adopt_refusals(log.producers)
             log.close_files()
 
     def go_offline(self, cause: str) -> None:

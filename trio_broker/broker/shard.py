@@ -132,11 +132,9 @@ class Shard(ShardUpkeep):
         if not mine:
             return
         self._queue = deque(slot for slot in self._queue if slot.replica is not replica)
-        now_ms = self._host.wall.now_ms()
         for slot in mine:
             self._forget_queued(slot.size_bytes)
-            _refuse_sequence(slot, now_ms)
-            slot.refuse(code, message)
+            replica.refuse(slot, code, message)
         self._flusher.flush()
 
     def _forget_queued(self, size_bytes: int) -> None:
@@ -220,10 +218,10 @@ class Shard(ShardUpkeep):
             slot = queue.popleft()
             room -= slot.size_bytes
             self._forget_queued(slot.size_bytes)
-            if slot.resolved:  # its client has given it up
-                _refuse_sequence(slot, self._host.wall.now_ms())
-            else:
+            if not slot.resolved:
                 taken.append(slot)
+            elif slot.replica is not None and slot.header is not None:  # its client has given it up
+                slot.replica.refuse_sequence(slot.header)
         return taken
 
     # A commit.
@@ -264,22 +262,20 @@ class Shard(ShardUpkeep):
         self, replica: Replica, slots: list[AppendSlot], commits: list[PlannedCommit]
     ) -> None:
         """Add one replica's part to the commit, or refuse it."""
-        now_ms = self._host.wall.now_ms()
         keeper = self.log_dir.keeper
         if replica.state is not ReplicaState.ONLINE:
             for slot in slots:
-                slot.refuse(replica.refusal, replica.cause or None)
+                replica.refuse(slot, replica.refusal, replica.cause or None)
             return
         if keeper.refusal is not None and not replica.topic.is_internal:
             for slot in slots:  # queued before it was refused
-                _refuse_sequence(slot, now_ms)
-                slot.refuse(ErrorCode.POLICY_VIOLATION, keeper.refusal)
+                replica.refuse(slot, ErrorCode.POLICY_VIOLATION, keeper.refusal)
             return
         batches = [BatchToAppend(slot.buffer, slot.header) for slot in slots if slot.header]
         assert len(batches) == len(slots), "only checked batches are queued"
         plan = replica.log.plan_append(
             batches,
-            now_ms=now_ms,
+            now_ms=self.now_ms(),
             leader_epoch=replica.leader_epoch,
             segment_bytes_max=keeper.segment_bytes_max if replica.topic.rolls_early else INT32_MAX,
         )
@@ -299,7 +295,7 @@ class Shard(ShardUpkeep):
         if fault is not None:
             self.replica_failed(replica, fault)
             for slot in slots:
-                slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, replica.cause)
+                replica.refuse(slot, ErrorCode.KAFKA_STORAGE_ERROR, replica.cause)
 
     def _settle(self, commit: PlannedCommit, result: Exception | None) -> None:
         """Publish one replica's part, or take it back."""
@@ -541,16 +537,11 @@ class Shard(ShardUpkeep):
                 self._unflushed.pop(replica, None)
                 replica.release_log()
                 replica.scope.cancel()
+            # Reads that were ahead of the last jobs may have opened files since the logs let go.
+            self.log_dir.take_offers()
         if self._nursery is not None:
             for replica in replicas:
                 await replica.wait_ended()
-
-
-def _refuse_sequence(slot: AppendSlot, now_ms: int) -> None:
-    """Take note that a batch is not stored, or a later one of a new producer could overtake it."""
-    replica = slot.replica
-    if replica is not None and replica.has_log and slot.header is not None:
-        replica.log.producers.refuse(slot.header, now_ms)
 
 
 def _in_turn(jobs: Sequence[Job[None]], failures: list[Exception]) -> Job[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trio_broker.names import TopicPartition
     from trio_broker.storage.log import Log
     from trio_broker.storage.maintenance import DeletionPlan
+
+R = TypeVar("R")
 
 #: What an acknowledgement promises, from the least to the most.
 _PROMISES = (Durability.OS, Durability.INTERVAL, Durability.FSYNC)
@@ -49,6 +51,26 @@ class ShardUpkeep:
         self._unflushed: dict[Replica, float] = {}
         self.replicas: dict[TopicPartition, Replica] = {}
         self.housekeeper = Housekeeper(self, host.wall)
+
+    async def read(self, job: Job[R]) -> R:
+        """Run a job that reads a log, and see at once to the files that it has opened.
+
+        Most are kept for the next read. Where the segment is gone meanwhile (retention, deletion
+        of the topic) they are closed, and nobody else might come by to do that.
+
+        Raises:
+            CorruptLog, StorageError, OSError: whatever the job raises.
+
+        Cancellation: before the job has begun, it is not begun; later, it is finished first.
+        """
+        try:
+            return await self.lane.run(job)
+        finally:
+            self.log_dir.take_offers()
+
+    def now_ms(self) -> int:
+        """Wall clock of the machine, milliseconds since 1970."""
+        return self._host.wall.now_ms()
 
     # Flushing: only topics in interval mode are ever in `_unflushed`.
 
@@ -145,6 +167,8 @@ class ShardUpkeep:
                     self.log_dir.keeper.changed()
                 if log.seal_idle(now_ms):
                     await self._checkpoint(replica)
+        if at_once:
+            self.housekeeper.touch(replica)  # what could not be unlinked is tried again by its time
 
     async def advance_start_offset(self, replica: Replica, offset: int) -> bool:
         """Drop everything below `offset` and give its segments back.
@@ -161,6 +185,7 @@ class ShardUpkeep:
                 replica.log.advance_start_offset(offset)
                 is_durable = await self._checkpoint(replica)
         await self.apply_retention(replica)
+        self.housekeeper.touch(replica)  # which unlinks the files, after `file.delete.delay.ms`
         return is_durable
 
     async def _delete_segments(

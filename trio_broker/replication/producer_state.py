@@ -289,8 +289,9 @@ class ProducerStateTable:
         """Note that a batch could not be appended though it was accepted.
 
         If its producer is unknown, the sequence it had stays the one expected: without that, the
-        batch sent behind it would be the producer's first, be accepted, and so overtake it. Call
-        it for each failed batch, in their order.
+        batch sent behind it would be the producer's first, be accepted, and so overtake it. Of
+        several the first one counts, whichever is refused first: what is queued is refused before
+        the commit under way has failed.
 
         Args:
             header: of the batch.
@@ -299,8 +300,23 @@ class ProducerStateTable:
         producer_id = header.producer_id
         if producer_id < 0 or header.attributes & ATTRIBUTE_CONTROL:
             return
-        if producer_id not in self._entries:
+        entry = self._entries.get(producer_id)
+        if entry is None:
             self._insert(producer_id, _new_entry(header, now_ms))
+        elif not entry.batches and entry.epoch == header.producer_epoch:
+            ahead = (entry.next_sequence - header.base_sequence) & SEQUENCE_MASK
+            if ahead <= SEQUENCE_MASK // 2:
+                entry.next_sequence = header.base_sequence
+
+    def adopt_refusals(self, other: ProducerStateTable) -> None:
+        """Expect what another table of the same partition has noted by `refuse`.
+
+        For a log that is opened again: what was refused is not in it. Producers that this table
+        knows from the log itself stay as they are.
+        """
+        for producer_id, entry in other.items():
+            if not entry.batches and producer_id not in self._entries:
+                self._insert(producer_id, entry.copy())
 
     def truncate_to(self, offset: int) -> None:
         """Forget the batches at and above `offset`, which are no longer in the log.

@@ -1,6 +1,7 @@
 """Files of deleted segments, until their space is given back.
 
-Owned by a `Log`, changed on the event loop, except that jobs add what they could not remove.
+Owned by a `Log`, changed on the event loop, except that jobs strike out what they have removed. A
+job that is cancelled before it begins has struck out nothing, so nothing is forgotten by that.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ class DoomedFiles:
 
     Attributes:
         size_bytes: of those segments.
-        stubborn: paths that could not be removed; filled by jobs.
+        due: paths to be removed now, and those that could not be; emptied by jobs.
     """
 
-    __slots__ = ("_waiting", "size_bytes", "stubborn")
+    __slots__ = ("_waiting", "due", "size_bytes")
 
     def __init__(self) -> None:
         self.size_bytes = 0
-        self.stubborn: list[str] = []
+        self.due: list[str] = []
         self._waiting: list[_Doomed] = []
 
     def add(self, deleted_ms: int, paths: Sequence[str], size_bytes: int) -> None:
@@ -43,21 +44,20 @@ class DoomedFiles:
     @property
     def paths(self) -> list[str]:
         """All that is still to be removed."""
-        return [path for doomed in self._waiting for path in doomed.paths] + self.stubborn
+        return [path for doomed in self._waiting for path in doomed.paths] + self.due
 
     def due_ms(self, delay_ms: int, now_ms: int) -> int | None:
         """Return when something is to be removed next, None if there is nothing."""
         dues = [doomed.deleted_ms + delay_ms for doomed in self._waiting]
-        if self.stubborn:
+        if self.due:
             dues.append(now_ms + RETRY_MS)
         return min(dues, default=None)
 
     def take(self, latest_ms: int) -> list[str]:
-        """Take out what was deleted at `latest_ms` or before, and what was tried before."""
+        """Make due what was deleted at `latest_ms` or before, and return `due`, sorted."""
         taken = [doomed for doomed in self._waiting if doomed.deleted_ms <= latest_ms]
         self._waiting = [doomed for doomed in self._waiting if doomed.deleted_ms > latest_ms]
         self.size_bytes -= sum(doomed.size_bytes for doomed in taken)
         found = {path for doomed in taken for path in doomed.paths}
-        while self.stubborn:
-            found.add(self.stubborn.pop())
-        return sorted(found)
+        self.due = sorted(found.union(self.due))
+        return self.due

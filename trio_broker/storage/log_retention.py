@@ -150,6 +150,7 @@ class LogRetention(LogUpkeep):
         self._log_start_offset = max(self._log_start_offset, plan.checkpoint.state.log_start_offset)
         self.epochs.truncate_from_start(self._log_start_offset)
         self.mark_checkpointed(plan.checkpoint)
+        self._has_removed_names = True
 
     def unlink_deleted_job(self, now_ms: int, *, at_once: bool = False) -> Job[int] | None:
         """Give back the space of segments deleted longer than `file.delete.delay.ms` ago.
@@ -166,7 +167,8 @@ class LogRetention(LogUpkeep):
         doomed = self._doomed.take(INT64_MAX if at_once else now_ms - delay_ms)
         if not doomed:
             return None
-        return maintenance.unlink_job(self._files, doomed, self._doomed.stubborn)
+        self._has_removed_names = True
+        return maintenance.unlink_job(self._files, doomed)
 
     def seal_idle(self, now_ms: int) -> bool:
         """Let the next append begin a new segment if the last one was `segment.ms` ago.

@@ -150,18 +150,19 @@ def _make_empty_segment(files: ReplicaFiles, name: str) -> Job[None]:
     yield from jobs.sync_directory(files.fs, files.directory)
 
 
-def unlink_job(files: ReplicaFiles, doomed: Sequence[str], failed: list[str]) -> Job[int]:
+def unlink_job(files: ReplicaFiles, doomed: list[str]) -> Job[int]:
     """Give back the space of deleted segments; return how many files were removed.
 
-    What cannot be removed now goes into `failed`, to be tried again.
+    What is gone is struck out of `doomed`; what cannot be removed now stays there.
     """
     count = 0
-    for path in doomed:
+    for path in tuple(doomed):
         try:
             count += yield from unlink_if_there(files.fs, path)
         except OSError as error:
             logger.warning("cannot remove %s: %s", path, error)
-            failed.append(path)
+        else:
+            doomed.remove(path)
     return count
 
 

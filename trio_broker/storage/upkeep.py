@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from trio_broker.config import Durability
+from trio_broker.host import jobs
 from trio_broker.records.batch import NO_TIMESTAMP
 from trio_broker.replication.leader_epochs import LeaderEpochCache
 from trio_broker.replication.producer_state import ProducerStateTable
@@ -90,6 +91,7 @@ class LogUpkeep:
         "_doomed",
         "_files",
         "_flush",
+        "_has_removed_names",
         "_is_broken",
         "_is_closed",
         "_log_start_offset",
@@ -146,6 +148,7 @@ class LogUpkeep:
         self._since_flush_began: float | None = None
         self._checkpointed_bytes = -unchecked_bytes
         self._must_checkpoint = False
+        self._has_removed_names = False  # since the directory was last synced
         self._snapshot_offsets = list(snapshot_offsets)
         self._doomed = DoomedFiles()
         self._stray_bases: list[int] = []  # of files made by appends that failed
@@ -333,6 +336,7 @@ class LogUpkeep:
         """Take over what `checkpoint_job` returned."""
         self._take_flush(plan.flush)
         self._checkpointed_bytes = plan.flush.appended_bytes
+        self._has_removed_names = False
         written = {base_offset: size_bytes for base_offset, size_bytes, _ in plan.indexes}
         for segment in self._row.all:
             segment.indexed_bytes = written.get(segment.base_offset, segment.indexed_bytes)
@@ -441,6 +445,7 @@ class LogUpkeep:
             flush,
             self._doomed.paths,
             LogSummary(state.end.offset, summary_state),
+            must_sync_names=self._has_removed_names,
         )
         return noting_failed_sync(self._files, closing)
 
@@ -448,14 +453,20 @@ class LogUpkeep:
         self,
         checkpoint: CheckpointPlan | None,
         flush: FlushPlan,
-        doomed: Sequence[str],
+        doomed: list[str],
         summary: LogSummary,
+        *,
+        must_sync_names: bool,
     ) -> Job[None]:
         if checkpoint is not None:
             yield from maintenance.checkpoint_job(checkpoint)
         else:
             yield from maintenance.flush_job(flush)
-        yield from maintenance.unlink_job(self._files, doomed, [])
+        has_unlinked = yield from maintenance.unlink_job(self._files, doomed)
+        if has_unlinked or must_sync_names:
+            # The next start believes the summary and does not look for files that had gone, and
+            # that a power cut has brought back.
+            yield from jobs.sync_directory(self._files.fs, self._files.directory)
         self.clean_summary = summary  # the one thing a job tells a log, which nobody uses any more
 
     def close_files(self) -> None:

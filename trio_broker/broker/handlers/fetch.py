@@ -258,7 +258,7 @@ async def _read(request: FetchRequest, target: _Target, replica: Replica) -> Par
         try:
             cached = log.read_cached(plan)
             if cached is None:
-                cached = await replica.shard.lane.run(log.read_job(plan))
+                cached = await replica.shard.read(log.read_job(plan))
         except (StorageError, OSError) as error:
             logger.error("%r: reading at %d: %s", replica, target.wanted.fetch_offset, error)
             code = replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR

@@ -139,7 +139,7 @@ async def _find(replica: Replica, timestamp_ms: int, upper_offset: int) -> Posit
     search = log.offset_by_timestamp_job(
         timestamp_ms, from_offset=from_offset, upper_offset=upper_offset
     )
-    return await replica.shard.lane.run(_search_job(search, timestamp_ms, from_offset))
+    return await replica.shard.read(_search_job(search, timestamp_ms, from_offset))
 
 
 def _search_job(

@@ -232,22 +232,20 @@ def _queue_batch(
     if replica is None:
         slot.refuse(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
         return
-    if replica.refusal:
-        slot.refuse(replica.refusal, replica.cause or None)
+    if replica.is_closing:
+        slot.refuse(replica.refusal)
         return
     verdict = check_batch(state, topic, span, version)
     if not isinstance(verdict, BatchHeader):
         slot.refuse(verdict.code, verdict.message)
         return
+    slot.header = verdict
     refusal = replica.shard.log_dir.refusal
-    if refusal is not None:
-        # Or a later batch of a new producer could overtake its refused first one.
-        replica.log.producers.refuse(verdict, state.host.wall.now_ms())
-        slot.refuse(*refusal)
+    if refusal is not None and not replica.refusal:
+        replica.refuse(slot, *refusal)
         return
     slot.replica = replica
     slot.buffer = span if keep_spans else bytes(span)
-    slot.header = verdict
     replica.append(slot)
 
 

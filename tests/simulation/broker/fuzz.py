@@ -1,0 +1,164 @@
+"""Runs the workload with one seed after another: ``python -m tests.simulation.broker.fuzz``.
+
+    --minutes N     go on for so long, on `--jobs` processes, from a random seed on
+    --seeds A-B     or exactly these
+    --seed N        one seed, with its last steps; what a failure prints to repeat it
+    --mutant NAME   with a mistake planted, see `mutants`
+
+Each failure prints one line that repeats it. At the end: seeds, steps, and both per time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import random
+import subprocess
+import sys
+from contextlib import nullcontext
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from trio_broker.testing.sim.run import Result, simulate
+from trio_broker.testing.workload.world import Summary, run_workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+STEPS_MAX = 150_000
+SECONDS_MAX = 4_000.0
+
+
+def run_seed(seed: int, *, keep_trace: bool = False) -> Result[Summary]:
+    """Run the workload with one seed."""
+    return simulate(
+        run_workload,
+        seed,
+        policy="mix",
+        max_steps=STEPS_MAX,
+        max_seconds=SECONDS_MAX,
+        keep_trace=keep_trace,
+    )
+
+
+class Tally(NamedTuple):
+    """What some seeds came to."""
+
+    seeds: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    acknowledged: int = 0
+    lives: int = 0
+    failures: int = 0
+
+    def __str__(self) -> str:
+        rate = self.seeds / self.seconds * 60 if self.seconds else 0.0
+        return (
+            f"{self.seeds} seeds, {self.failures} failures, {self.steps} steps,"
+            f" {self.steps / max(self.seconds, 1e-9):.0f} steps/s, {rate:.0f} seeds/min,"
+            f" {self.acknowledged} records acknowledged, {self.lives} lives"
+        )
+
+    def add(self, result: Result[Summary], seconds: float) -> Tally:
+        """Count one more seed."""
+        summary = result.value
+        return Tally(
+            self.seeds + 1,
+            self.steps + result.steps,
+            self.seconds + seconds,
+            self.acknowledged + (summary.acknowledged if summary else 0),
+            self.lives + (summary.lives if summary else 0),
+            self.failures + (result.error is not None),
+        )
+
+
+def replay_line(seed: int, mutant: str | None = None) -> str:
+    """Return the command that repeats a seed."""
+    line = f"python -m tests.simulation.broker.fuzz --seed {seed}"
+    return f"{line} --mutant '{mutant}'" if mutant else line
+
+
+def run_seeds(
+    seeds: Iterable[int], *, deadline: float = float("inf")
+) -> Iterator[tuple[int, Result[Summary], float]]:
+    """Run seeds one after another; yield each with its result and the seconds it took."""
+    for number, seed in enumerate(seeds):
+        began = perf_counter()
+        if began > deadline:
+            return
+        result = run_seed(seed)
+        yield seed, result, perf_counter() - began
+        if number % 20 == 0:
+            gc.collect()
+
+
+def describe(error: BaseException) -> str:
+    """Say what went wrong in one line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the command line asks for; return 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.broker.fuzz")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seeds", help="first and last seed, like 1-300")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=int, default=60, help="last steps to print with --seed")
+    parser.add_argument("--mutant")
+    options = parser.parse_args(arguments)
+    logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
+    planted = nullcontext()
+    if options.mutant:
+        from tests.simulation.broker.mutants import planted as plant
+
+        planted = plant(options.mutant)
+    with planted:
+        if options.seed is not None:
+            return show(options.seed, options.steps)
+        if options.seeds:
+            first, _, last = options.seeds.partition("-")
+            return run_and_tell(range(int(first), int(last or first) + 1))
+        first_seed = random.SystemRandom().randrange(10**9)
+        if options.jobs > 1:
+            return run_in_processes(arguments, options.jobs)
+        seeds = range(first_seed, first_seed + 10**9)
+        return run_and_tell(seeds, deadline=perf_counter() + options.minutes * 60)
+
+
+def run_and_tell(seeds: range, *, deadline: float = float("inf")) -> int:
+    """Run seeds and print what failed and how many there were."""
+    tally = Tally()
+    for seed, result, seconds in run_seeds(seeds, deadline=deadline):
+        tally = tally.add(result, seconds)
+        if result.error is not None:
+            print(f"{describe(result.error)}\n    {replay_line(seed)}", flush=True)
+    print(tally, flush=True)
+    return 1 if tally.failures else 0
+
+
+def run_in_processes(arguments: list[str], jobs: int) -> int:
+    """Do the same in several processes at once; each begins at a seed of its own."""
+    command = [sys.executable, "-m", "tests.simulation.broker.fuzz", *arguments, "--jobs", "1"]
+    processes = [subprocess.Popen(command) for _ in range(jobs)]
+    return max([process.wait() for process in processes])
+
+
+def show(seed: int, steps: int) -> int:
+    """Run one seed and print all there is to say about it."""
+    result = run_seed(seed, keep_trace=True)
+    for entry in result.entries[-steps:]:
+        print(entry)
+    print(f"seed {seed}: {result.steps} steps, trace {result.trace_hash}")
+    if result.error is None:
+        print(result.value and result.value.swarm, result.value)
+        return 0
+    result.unwrap()
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

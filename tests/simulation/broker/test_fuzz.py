@@ -1,0 +1,57 @@
+"""The broker keeps its promises whatever befalls it: one run of the workload for each seed.
+
+``python -m tests.simulation.broker.fuzz --minutes 10`` does the same for longer.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.broker import fuzz
+from trio_broker.testing.sim.run import find_difference
+from trio_broker.testing.workload.world import run_workload
+
+REGRESSIONS = Path(__file__).with_name("regressions.txt")
+#: Fresh seeds of each run, in parts that pytest can time.
+PARTS, SEEDS_PER_PART = 10, 30
+
+
+def regressions() -> list[int]:
+    """Read the seeds that failed once."""
+    lines = REGRESSIONS.read_text().splitlines()
+    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+
+
+def check(seeds: list[int]) -> fuzz.Tally:
+    tally = fuzz.Tally()
+    for seed, result, seconds in fuzz.run_seeds(seeds):
+        tally = tally.add(result, seconds)
+        if result.error is not None:
+            result.error.add_note(fuzz.replay_line(seed))
+            raise result.error
+    return tally
+
+
+@pytest.fixture(autouse=True)
+def _silence(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "trio_broker")
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_fresh_seeds(part: int, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    tally = check([seed + number for number in range(SEEDS_PER_PART)])
+    with capsys.disabled():
+        print(f"\n    {tally}")
+    assert tally.acknowledged > 300
+    assert tally.lives > SEEDS_PER_PART
+
+
+def test_what_once_failed() -> None:
+    check(regressions())
+
+
+def test_a_seed_does_the_same_again(seed: int) -> None:
+    assert find_difference(run_workload, seed, policy="mix") is None

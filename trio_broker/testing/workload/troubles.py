@@ -1,0 +1,223 @@
+"""What befalls the broker: one trouble after another, drawn from those that the seed allows.
+
+A trouble that ends the broker's process starts it again. A disk or network that fails works again
+after a while, a few seconds at most, because what the broker does next is what matters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import evolve
+
+from trio_broker.testing.sim.disk import SimFileSystem
+from trio_broker.testing.sim.inodes import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_broker.testing.workload.world import World
+
+#: Longest a disk or a network fails.
+_SECONDS_MAX = 5.0
+#: Within this a process that meets a failed fsync has left a note of it.
+_NOTE_SECONDS = 0.1
+
+
+class Troublemaker:
+    """Makes the troubles of one run.
+
+    Attributes:
+        count: of troubles so far.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.count = 0
+        self._world = world
+        self._server = world.server
+        self._draws = world.sim.random("troubles")
+        self._calm = world.server.fs.faults
+        self._kinds: dict[str, Callable[[], Awaitable[None]]] = {
+            "stop": self._stop,
+            "cancel": self._cancel,
+            "kill": self._kill,
+            "power cut": self._cut_power,
+            "power cut at an operation": self._cut_power_at_an_operation,
+            "failed fsync": self._fail_fsync,
+            "write errors": self._fail_writes,
+            "read errors": self._fail_reads,
+            "short writes": self._write_short,
+            "full disk": self._fill_disk,
+            "frozen disk": self._freeze_disk,
+            "no descriptors": self._take_descriptors,
+            "reset": self._reset_connections,
+            "cut network": self._cut_network,
+        }
+
+    async def run(self) -> None:
+        """Make trouble until cancelled."""
+        kinds = [kind for kind in self._world.swarm.troubles if kind in self._kinds]
+        while kinds:
+            await trio.sleep(self._draws.expovariate(1 / self._world.swarm.trouble_seconds))
+            kind = self._draws.choice(kinds)
+            await self.see_to_it_that_it_runs()  # an earlier trouble may have come late
+            self._world.sim.note(f"trouble: {kind}")
+            self.count += 1
+            await self._kinds[kind]()
+            await self.see_to_it_that_it_runs()
+
+    async def see_to_it_that_it_runs(self) -> None:
+        """Start the broker if it does not run, again and again if it cannot."""
+        while self._server.serving is None:
+            life = self._server.life
+            if life is not None and life.machine.fs.alive and not life.ended.is_set():
+                # It is about to serve, or about to end.
+                await (life.ended if life.settled.is_set() else life.settled).wait()
+                continue
+            await self._world.start()
+            if self._server.serving is None:
+                await trio.sleep(0.1)
+                if self._draws.random() < 0.5:
+                    self._world.cut_power()
+                else:
+                    self._server.new_process()
+
+    def heal(self) -> None:
+        """Let disk and network work from now on."""
+        self._disk()
+        self._server.fs.thaw()
+        self._server.internet.heal()
+
+    # ------------------------------------------------------------------------------------ processes
+
+    async def _stop(self) -> None:
+        await self._world.stop(by_leaving=self._draws.random() < 0.3)
+        roll = self._draws.random()
+        if roll < 0.4:
+            self._world.cut_power()
+        elif roll < 0.7:
+            self._server.new_process()
+
+    async def _cancel(self) -> None:
+        life = self._server.cancel()
+        await life.ended.wait()
+        if self._draws.random() < 0.5:
+            self._server.new_process()
+
+    async def _kill(self) -> None:
+        self._server.kill()
+
+    async def _cut_power(self) -> None:
+        self._world.cut_power()
+        await trio.sleep(self._draws.choice((0.0, 0.5)))
+
+    async def _cut_power_at_an_operation(self) -> None:
+        """Also of the next starts."""
+        for _ in range(self._draws.choice((1, 1, 2, 3))):
+            fs = self._server.fs
+            if not fs.alive:
+                await self._world.start()
+                fs = self._server.fs
+            crash_at = fs.operation_count + self._draws.randint(1, 30)
+            fs.faults = evolve(
+                fs.faults,
+                crash_at=crash_at,
+                names_lost=self._draws.choice(("prefix", "subset")),
+                writes_lost=self._draws.choice(("any", "ordered")),
+            )
+            with trio.move_on_after(self._draws.uniform(0, 1.0)):
+                await self._power_off(fs)
+
+    async def _power_off(self, fs: SimFileSystem) -> None:
+        gone = trio.Event()
+        fs.on_power_off.append(gone.set)
+        if fs.alive:
+            await gone.wait()
+
+    # ---------------------------------------------------------------------------------------- disks
+
+    def _disk(self, *, lies: bool = False, refuses: bool = True, **faults: object) -> None:
+        """Replace what may go wrong with the disk; without `faults` nothing may."""
+        server = self._server
+        server.disk_lies, server.disk_refuses = lies, refuses and bool(faults)
+        server.fs.faults = evolve(self._calm, **faults)  # type: ignore[arg-type] # its fields
+        life = server.life
+        if life is None or life.ended.is_set():
+            return
+        if server.disk_refuses:
+            life.disk_failed_at = min(life.disk_failed_at, trio.current_time())
+        if lies:
+            self._world.disk_lied(life)
+
+    async def _for_a_while(self, seconds: float | None = None, *, may_end: bool = True) -> None:
+        """Let it be so for a while, in which the process may have to end."""
+        if seconds is None:
+            seconds = self._draws.choice((0.02, 0.2, 1.0, _SECONDS_MAX))
+        await trio.sleep(seconds * self._draws.random())
+        # Not killed: nobody can tell the next process then that an fsync has failed.
+        kinds = [k for k in ("stop", "cancel", "power cut") if k in self._world.swarm.troubles]
+        may_end = may_end and self._draws.random() < 0.3
+        if kinds and self._server.serving is not None and may_end:
+            faults = self._server.fs.faults
+            await self._kinds[self._draws.choice(kinds)]()
+            self._server.fs.faults = faults
+            await self._world.start()
+        await trio.sleep(seconds * self._draws.random())
+        self._disk()
+        self._server.fs.thaw()
+        await trio.sleep(_NOTE_SECONDS)
+
+    async def _fail_fsync(self) -> None:
+        self._disk(lies=True, sync_error_rate=self._draws.choice((0.05, 0.5, 1.0)))
+        await self._for_a_while()
+
+    async def _fail_writes(self) -> None:
+        self._disk(write_error_rate=self._draws.choice((0.05, 0.5, 1.0)))
+        await self._for_a_while()
+
+    async def _fail_reads(self) -> None:
+        self._disk(read_error_rate=self._draws.choice((0.1, 1.0)), cached_read_rate=0.1)
+        await self._for_a_while()
+
+    async def _write_short(self) -> None:
+        self._disk(refuses=False, short_write_rate=0.5)
+        await self._for_a_while()
+
+    async def _fill_disk(self) -> None:
+        room = self._draws.choice((0, 1, 2, 5)) * BLOCK_BYTES
+        self._world.model.disk_was_full = True
+        self._disk(capacity_bytes=self._server.fs.used_bytes + room)
+        await self._for_a_while()
+
+    async def _take_descriptors(self) -> None:
+        files = len(self._server.fs.open_files())
+        self._disk(open_files_max=files + self._draws.choice((0, 1)))
+        await self._for_a_while()
+
+    async def _freeze_disk(self) -> None:
+        seconds = self._draws.choice((0.2, 1.0, _SECONDS_MAX))
+        lies = 2 * seconds >= self._world.swarm.config.storage.operation_seconds_max
+        self._disk(lies=lies, hang_rate=0.0)
+        self._server.fs.freeze()
+        # Who stops a broker whose disk is frozen waits for longer than the disk is frozen for.
+        await self._for_a_while(seconds, may_end=lies)
+
+    # ------------------------------------------------------------------------------------- networks
+
+    async def _reset_connections(self) -> None:
+        for stream in self._server.machine.network.streams:
+            if self._draws.random() < 0.5:
+                stream.reset()
+
+    async def _cut_network(self) -> None:
+        callers = self._world.callers
+        if not callers:
+            return
+        caller = self._draws.choice(callers)
+        name, server = caller.name, self._server.machine.name
+        both = self._draws.random() < 0.5
+        ends = self._draws.choice(((name, server), (server, name)))
+        self._server.internet.cut(*ends, both_ways=both)
+        await trio.sleep(self._draws.choice((0.05, 0.5, _SECONDS_MAX)))
+        self._server.internet.heal()

@@ -1,0 +1,389 @@
+"""One run of the workload: clients and troubles, then calm, then a look at everything.
+
+`run_workload` is what a fuzzer runs for each seed. The phases are those of TigerBeetle's simulator:
+in the *safety* phase anything may happen and nothing acknowledged may be lost; in the *liveness*
+phase all faults are over, and whatever is left has to come right by itself in bounded time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import frozen
+
+from trio_broker.cluster.embedded import EmbeddedStore
+from trio_broker.config import Durability
+from trio_broker.storage import paths
+from trio_broker.testing import invariants
+from trio_broker.testing.brokers import Ending, Life, SimulatedBroker
+from trio_broker.testing.invariants import Footprint
+from trio_broker.testing.model import Model, Violation
+from trio_broker.testing.sim.network import NetworkFaults, SimInternet
+from trio_broker.testing.swarm import draw_swarm
+from trio_broker.testing.workload.committing import Committer
+from trio_broker.testing.workload.consuming import Consumer, EmbeddedConsumer
+from trio_broker.testing.workload.producing import (
+    EmbeddedProducer,
+    IdempotentProducer,
+    PlainProducer,
+    Prober,
+)
+from trio_broker.testing.workload.topics import NAMES, TopicAdmin
+from trio_broker.testing.workload.troubles import Troublemaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from trio_broker.broker.replica import Replica
+    from trio_broker.testing.model import PartitionModel
+    from trio_broker.testing.sim.run import Simulation
+    from trio_broker.testing.swarm import Swarm
+    from trio_broker.testing.workload.caller import Caller
+
+#: After trouble is over everything has to work within this.
+LIVENESS_SECONDS = 30.0
+#: Housekeeping looks at everything at least this often, and deletes what it saw the time before.
+HOUSEKEEPING_SECONDS = 65.0
+#: In interval mode, what is older than its interval and this is on the disk.
+FLUSH_SLACK_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
+
+
+@frozen
+class Summary:
+    """What a run came to.
+
+    Attributes:
+        swarm: what was drawn.
+        lives: of the broker.
+        troubles: that happened.
+        acknowledged: records.
+    """
+
+    swarm: Swarm
+    lives: int
+    troubles: int
+    acknowledged: int
+
+
+class World:
+    """A broker, its clients, and what is known.
+
+    Attributes:
+        sim: the run.
+        swarm: what was drawn for it.
+        server: the broker.
+        model: what it has promised.
+        callers: all connections of clients.
+        over: set when clients shall end what they are at.
+        calm_since: Trio time from which on there is no trouble; inf before.
+        losses: how often something may have been lost that was acknowledged.
+    """
+
+    def __init__(
+        self, sim: Simulation, swarm: Swarm, nursery: trio.Nursery, violations: list[Violation]
+    ) -> None:
+        self.sim = sim
+        self.swarm = swarm
+        self.model = Model()
+        self.callers: list[Caller] = []
+        self.over = trio.Event()
+        self.calm_since = float("inf")
+        self.losses = 0
+        self.before: Footprint | None = None
+        internet = SimInternet(
+            sim.streams,
+            faults=NetworkFaults(latency_seconds=swarm.latency_seconds),
+            note=sim.note,
+        )
+        self.server = SimulatedBroker(sim, swarm.config, nursery=nursery, internet=internet)
+        for directory in swarm.config.log_directories:
+            self.server.fs.prepare_directory(directory)
+        self.server.on_start.append(partial(self._checked, self._started))
+        self.server.on_end.append(partial(self._checked, self._ended))
+        self.violations = violations
+        self._scope = nursery.cancel_scope
+        self._previous: Life | None = None
+
+    # ------------------------------------------------------------------------------ what clients do
+
+    @property
+    def is_over(self) -> bool:
+        """Whether clients shall end what they are at."""
+        return self.over.is_set()
+
+    @property
+    def had_losses(self) -> bool:
+        """Whether anything may have been lost that was acknowledged."""
+        return self.losses > 0
+
+    async def pause(self, draws: Random) -> None:
+        """Pass the time a client has between two requests."""
+        if self.swarm.pause_seconds:
+            await trio.sleep(draws.expovariate(1 / self.swarm.pause_seconds))
+
+    def some_partitions(self, draws: Random) -> list[PartitionModel]:
+        """Draw partitions of topics that may be used; none if there are no topics now."""
+        partitions = [p for topic in self.model.topics for p in topic.partitions]
+        count = draws.choice((1, 1, 2, 3))
+        return draws.sample(partitions, min(count, len(partitions)))
+
+    def acknowledged(
+        self, partition: PartitionModel, offset: int, values: tuple[bytes, ...], losses: int
+    ) -> None:
+        """Take note that records were acknowledged, by a life in which there were such losses."""
+        if losses != self.losses and partition.topic.durability is not Durability.FSYNC:
+            return
+        self.model.acknowledged += len(values)
+        for number, value in enumerate(values):
+            partition.learn(offset + number, value, trio.current_time(), "acknowledged")
+
+    def read(self, partition: PartitionModel, offset: int, value: bytes) -> None:
+        """Take note of a record that was read."""
+        if not self.model.was_sent(partition, value):
+            raise Violation(f"I2 {partition}: nobody sent {value[:20]!r}, read at {offset}")
+        partition.learn(offset, value, trio.current_time(), "read")
+
+    # ------------------------------------------------------------------------------ lives and ends
+
+    async def start(self) -> None:
+        """Start the broker; it may fail to, if its disk does."""
+        life = await self.server.start()
+        if life.error is not None and self.calm_since <= trio.current_time():
+            raise Violation(f"I10 the broker does not start: {life.error!r}") from life.error
+
+    async def stop(self, *, by_leaving: bool = False) -> Life:
+        """Stop the broker in order."""
+        life = self.server.ask_to_stop(by_leaving=by_leaving)
+        await life.ended.wait()
+        return life
+
+    def cut_power(self) -> None:
+        """Cut the power, whether the broker runs or not."""
+        before = self.server.life
+        was_over = before is None or before.ended.is_set()
+        was_on = self.server.fs.alive
+        self.server.cut_power()
+        if was_over and was_on and before is not None:
+            self.model.power_lost_while_down(before)
+            self.losses += 1
+
+    def disk_lied(self, life: Life) -> None:
+        """Take note that an fsync may fail or hang from now on."""
+        life.disk_lied = True
+        for partition in self.model.partitions():
+            partition.disk_lied()
+
+    def _checked(self, check: Callable[[Life], None], life: Life) -> None:
+        """Run a check where a broker might take its exception for something else."""
+        try:
+            check(life)
+        except Violation as violation:
+            self.violations.append(violation)
+            self._scope.cancel()
+
+    def _started(self, life: Life) -> None:
+        if self.before is None:
+            self.before = Footprint.of(life)
+        previous, self._previous = self._previous, None
+        if previous is not None and previous.was_clean and not previous.disk_failed:
+            invariants.check_trusted(life)
+        invariants.audit(self.model, life, is_start=True)
+
+    def _ended(self, life: Life) -> None:
+        self._previous = life
+        interval_ms = self.swarm.config.storage.flush_interval_ms
+        bound_seconds = interval_ms / 1000 + FLUSH_SLACK_SECONDS
+        self.model.life_over(life, trio.current_time(), interval_bound_seconds=bound_seconds)
+        if life.ending is Ending.POWER_CUT or life.disk_lied:
+            self.losses += 1
+        invariants.check_end(life)
+
+
+async def run_workload(sim: Simulation, swarm: Swarm | None = None) -> Summary:
+    """Be the program of one seed.
+
+    Raises:
+        Violation: the broker broke a promise.
+    """
+    if swarm is None:
+        swarm = draw_swarm(sim.random("swarm"))
+    violations: list[Violation] = []
+    summary: Summary | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            world = World(sim, swarm, nursery, violations)
+            run = _Run(world)
+            await run.safety_and_liveness()
+            await run.end()
+            summary = Summary(
+                swarm, world.server.lives, run.troubles.count, world.model.acknowledged
+            )
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        found = group.split(Violation)[0]
+        if found is not None:
+            violations.append(first_violation(found))
+        if not violations:
+            raise
+    if violations:
+        raise violations[0]
+    assert summary is not None
+    return summary
+
+
+def first_violation(group: BaseExceptionGroup[Violation]) -> Violation:
+    """Return the first of a group's exceptions."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Violation)
+    return error
+
+
+def _metadata_failed(life: Life) -> bool:
+    store = life.state.controller._store
+    return isinstance(store, EmbeddedStore) and bool(store.statistics().failure)
+
+
+class _Run:
+    """The phases of one run."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.server = world.server
+        self.troubles = Troublemaker(world)
+        self.admin = TopicAdmin(world, "admin")
+        swarm = world.swarm
+        count = world.sim.random("clients").randint
+        self.writers: list[IdempotentProducer | PlainProducer | Committer | Prober] = [
+            *(
+                IdempotentProducer(world, f"producer-{n}", operations=count(3, 20))
+                for n in range(swarm.producers)
+            ),
+            *(
+                PlainProducer(world, f"plain-{n}", operations=count(3, 15))
+                for n in range(swarm.plain_producers)
+            ),
+            *(
+                Committer(world, f"group-{n}", operations=count(3, 15))
+                for n in range(swarm.committers)
+            ),
+            Prober(world, "prober"),
+        ]
+        self.consumers = [Consumer(world, f"consumer-{n}") for n in range(swarm.consumers)]
+        self.server.residents += [
+            EmbeddedProducer(world, f"resident-{n}", operations=count(3, 15)).run
+            for n in range(swarm.embedded_producers)
+        ]
+        self.server.residents += [
+            EmbeddedConsumer(world, f"reader-{n}").run for n in range(swarm.embedded_consumers)
+        ]
+        self._at_work: dict[str, None] = {}
+
+    async def safety_and_liveness(self) -> None:
+        """Let everything happen at once; then, without trouble, everything has to come right."""
+        world = self.world
+        await world.start()
+        for name in NAMES[: world.swarm.topics]:
+            await self.admin.insist_on_creating(name, partitions=1 + len(name) % 2)
+        async with trio.open_nursery() as readers:
+            for consumer in self.consumers:
+                readers.start_soon(consumer.run)
+            async with trio.open_nursery() as writers:
+                for writer in self.writers:
+                    self._at_work[writer.name] = None
+                    writers.start_soon(self._work, writer)
+                async with trio.open_nursery() as troubles:
+                    troubles.start_soon(self.troubles.run)
+                    if "delete" in world.swarm.troubles:
+                        troubles.start_soon(TopicAdmin(world, "churn").churn)
+                    await trio.sleep(world.swarm.seconds)
+                    troubles.cancel_scope.cancel()
+                self.troubles.heal()
+                await self.troubles.see_to_it_that_it_runs()
+                await self._operate()
+                world.calm_since = trio.current_time()
+                world.over.set()
+                await self._wait_until_all_is_well()
+            for caller in world.callers:
+                caller.check_silent()
+            readers.cancel_scope.cancel()
+
+    async def _work(self, writer: IdempotentProducer | PlainProducer | Committer | Prober) -> None:
+        await writer.run()
+        del self._at_work[writer.name]
+
+    async def _operate(self) -> None:
+        """Do what an operator does after a failed fsync: restart, and accept what is lost.
+
+        Only partitions whose acknowledgements do not wait for fsync ask for it, and the metadata
+        store, which commits nothing more until it is opened again.
+        """
+        for accepts_loss in (False, True):
+            deadline = trio.current_time() + LIVENESS_SECONDS
+            while self._offline() and trio.current_time() < deadline:  # noqa: ASYNC110
+                await trio.sleep(_LOOK_SECONDS)
+            offline = self._offline()
+            life = self.server.serving
+            if life is None or not (offline or _metadata_failed(life)):
+                return
+            for replica in offline:
+                if replica.topic.durability is Durability.FSYNC:
+                    raise Violation(f"I10 {replica!r} stays offline: {replica.cause}")
+            await self.world.stop()
+            self.server.new_process()
+            if accepts_loss:
+                for replica in offline:
+                    name = paths.replica_name(replica.topic_partition)
+                    log_dir = replica.shard.log_dir.directory.path
+                    self._touch(f"{log_dir}/{name}/{paths.ACCEPT_LOSS_NAME}")
+            await self.world.start()
+
+    def _touch(self, path: str) -> None:
+        opened = self.server.fs.step(partial(self.server.fs.open, create=True), (path, "operator"))
+        opened.close()  # type: ignore[attr-defined] # it is a file
+
+    def _offline(self) -> list[Replica]:
+        life = self.server.serving
+        assert life is not None
+        return [replica for replica in life.state.router.replicas() if replica.refusal]
+
+    async def _wait_until_all_is_well(self) -> None:
+        """I10: every partition is online, everything is written and read, in bounded time."""
+        late = ["nobody has looked"]
+        deadline = trio.current_time() + LIVENESS_SECONDS
+        while late:
+            if trio.current_time() > deadline:
+                raise Violation(f"I10 {LIVENESS_SECONDS:g} s after all trouble: {'; '.join(late)}")
+            await trio.sleep(_LOOK_SECONDS)
+            late = [f"{replica!r} ({replica.cause})" for replica in self._offline()]
+            late += [f"{name} is still at work" for name in self._at_work]
+            for consumer in self.consumers:
+                late += consumer.is_behind()
+
+    async def end(self) -> None:
+        """Look at everything, stop, and look at what is left."""
+        world, server = self.world, self.server
+        assert world.before is not None and server.life is not None
+        self.admin.close()
+        await trio.sleep(HOUSEKEEPING_SECONDS)
+        invariants.audit(world.model, server.life, is_start=False)
+        invariants.check_quiet(server.life, world.before, clients=0)
+        invariants.check_retention(world.model, server.life)
+        invariants.check_directories(world.model, server.life)
+        draws = world.sim.random("end")
+        if draws.random() < 0.5:
+            for topic in world.model.topics:
+                await self.admin.insist_on_deleting(topic)
+            self.admin.close()
+            await trio.sleep(1.0)
+            invariants.check_quiet(server.life, world.before, clients=0)
+            invariants.check_directories(world.model, server.life)
+        await world.stop(by_leaving=draws.random() < 0.5)
+        world.cut_power()
+        await world.start()
+        await world.stop()
