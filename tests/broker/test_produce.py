@@ -382,6 +382,30 @@ async def test_a_first_batch_that_timed_out_is_not_overtaken_by_the_second(world
 
 
 @simulated
+async def test_a_second_batch_that_timed_out_does_not_keep_the_first_from_being_stored(
+    world: World,
+) -> None:
+    """The requests of one producer may have different patience."""
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client, world.connect() as other:
+            world.fs.freeze()
+            await other.send(produce_request(make_batch(b"in the writer's hands")), 9)
+            await trio.sleep(1)
+            await client.send(produce_request(sequenced(0, b"first"), timeout_ms=30_000), 9)
+            await client.send(produce_request(sequenced(1, b"second"), timeout_ms=1_000), 9)
+            await trio.sleep(3)
+            world.fs.thaw()
+            found = [await client.receive(produce_request(b""), 9) for _ in range(2)]
+            codes = [each.responses[0].partition_responses[0].error_code for each in found]
+            assert codes == [ErrorCode.NONE, ErrorCode.REQUEST_TIMED_OUT]
+            assert (await client.produce(sequenced(2))).error_code == (
+                ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+            )
+            assert (await client.produce(sequenced(1, b"second"))).error_code == 0
+
+
+@simulated
 async def test_a_connection_that_breaks_with_requests_in_flight_leaves_nothing(
     world: World,
 ) -> None:

@@ -215,7 +215,10 @@ class Shard(ShardUpkeep):
         room = self.log_dir.keeper.commit_bytes_max
         queue = self._queue
         while queue and (not taken or room > 0):
-            slot = queue.popleft()
+            slot = queue[0]
+            if slot.resolved and taken:
+                break  # what becomes of those before it decides whether it leaves a gap
+            del queue[0]
             room -= slot.size_bytes
             self._forget_queued(slot.size_bytes)
             if not slot.resolved:
