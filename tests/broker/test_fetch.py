@@ -17,7 +17,7 @@ from tests.broker.harness import (
     slow,
 )
 from trio_broker import BrokerConfig, ErrorCode
-from trio_broker.config import NetworkConfig, StorageConfig
+from trio_broker.config import NetworkConfig
 from trio_broker.errors import CorruptLog
 from trio_broker.names import ZERO_TOPIC_ID
 from trio_broker.records.iterate import iterate_batches

@@ -297,7 +297,7 @@ def test_files_are_not_forgotten_if_their_removal_never_begins(bench: Bench) -> 
 def test_what_was_removed_does_not_come_back_after_a_clean_stop(
     seed: int, unlinks_before: bool
 ) -> None:
-    """Not even if the power fails after it: the next start believes the summary, and never looks."""
+    """Not even if the power fails after it: the next start believes the summary, and looks not."""
     for attempt in range(10):
         fs = SimFileSystem(seed + attempt)
         fs.prepare_directory("/logs")

@@ -478,9 +478,12 @@ class Shard(ShardUpkeep):
         await self._close(replicas)
         for replica in replicas:
             self.log_dir.supervisor.forget(replica.boundary)
-        # In the lane it comes after whatever was still reading.
+        # In the lane it comes after whatever was still reading, and may have opened files.
         wanted = [replica.topic_partition for replica in replicas]
-        await self.log_dir.deleted.move_away(self.lane, wanted)
+        try:
+            await self.log_dir.deleted.move_away(self.lane, wanted)
+        finally:
+            self.log_dir.take_offers()
 
     def stop_housekeeping(self) -> None:
         """End the housekeeping task; what it does at this moment is finished or was not begun."""
@@ -540,8 +543,6 @@ class Shard(ShardUpkeep):
                 self._unflushed.pop(replica, None)
                 replica.release_log()
                 replica.scope.cancel()
-            # Reads that were ahead of the last jobs may have opened files since the logs let go.
-            self.log_dir.take_offers()
         if self._nursery is not None:
             for replica in replicas:
                 await replica.wait_ended()

@@ -22,7 +22,8 @@ from attrs import define, field
 
 from trio_broker.broker.embed import open_broker
 from trio_broker.cluster.store import OutcomeUnknown, StoreUnavailable
-from trio_broker.config import BrokerConfig, split_address
+from trio_broker.config import BrokerConfig
+from trio_broker.config_checks import split_address
 from trio_broker.errors import BrokerCrashed, StorageError
 from trio_broker.testing.sim.host import LAST_WORDS, SimMachine
 from trio_broker.testing.sim.network import SimInternet
