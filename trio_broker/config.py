@@ -40,6 +40,7 @@ DAY_MS = 24 * 60 * 60 * 1000
 #: Shorter ones can be guessed.
 TOKEN_CHARACTERS_MIN = 16
 _TOKEN = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},1000}}")
+_CLUSTER_ID = re.compile(r"[!-~]{1,100}")
 #: What `MetricsConfig.compat` may name.
 METRICS_COMPAT = ("kafka_exporter",)
 
@@ -394,16 +395,25 @@ class BrokerConfig(Checked):
         yield from self._directory_rules()
         yield from self._address_rules()
         yield from self._size_rules()
+        if self.cluster_id is not None and not _CLUSTER_ID.fullmatch(self.cluster_id):
+            reason = "must be 1 to 100 printable ASCII characters, no blanks"
+            yield ConfigFault(reason, ("cluster_id",))
 
     def _directory_rules(self) -> Iterator[ConfigFault]:
-        if not self.data_dir:
-            yield ConfigFault("must not be empty", ("data_dir",))
-        if not all(self.log_dirs):
-            yield ConfigFault("must not contain an empty name", ("log_dirs",))
-        for path, count in Counter(map(posixpath.normpath, self.log_dirs)).items():
+        for key, paths in (("data_dir", (self.data_dir,)), ("log_dirs", self.log_dirs)):
+            if not all(paths):
+                yield ConfigFault("must not be an empty text", (key,))
+            if any("\0" in path for path in paths):
+                yield ConfigFault("must not contain a character NUL", (key,))
+        log_dirs = [posixpath.normpath(path) for path in self.log_dirs]
+        for path, count in Counter(log_dirs).items():
             if count > 1:
                 reason = f"{path!r} is listed {count} times; each directory can be used once"
                 yield ConfigFault(reason, ("log_dirs",))
+            for outer in {*log_dirs, posixpath.normpath(f"{self.data_dir}/metadata")}:
+                if path.startswith(f"{outer}/"):
+                    reason = f"{path!r} lies inside {outer!r}; name directories beside each other"
+                    yield ConfigFault(reason, ("log_dirs",))
 
     def _address_rules(self) -> Iterator[ConfigFault]:
         faulty = False

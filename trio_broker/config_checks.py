@@ -105,6 +105,10 @@ def _field_type_fault(attribute: attrs.Attribute[Any], value: object) -> ConfigF
 #: Addresses to bind that are none to connect to.
 EVERY_INTERFACE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - refused, not bound
 _PORT_MAX = 65535
+#: RFC 1123, and '_', which container networks use; names in other scripts have an ASCII form.
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?\Z")
+_HOST_CHARACTERS_MAX = 253
+_SHOWN = 100
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 
 
@@ -116,9 +120,9 @@ def split_address(text: str) -> tuple[str, int]:
     """
     host, separator, port_text = text.rpartition(":")
     if not separator:
-        raise ValueError(f"{text!r} is not host:port")
+        raise ValueError(f"{text[:_SHOWN]!r} is not host:port")
     if not _PORT.match(port_text) or int(port_text) > _PORT_MAX:
-        raise ValueError(f"port {port_text!r} is not between 0 and {_PORT_MAX}")
+        raise ValueError(f"port {port_text[:_SHOWN]!r} is not between 0 and {_PORT_MAX}")
     return host.strip("[]"), int(port_text)
 
 
@@ -140,12 +144,17 @@ def address_fault(text: str) -> str | None:
     try:
         split_address(text)
     except ValueError as error:
-        return f"{text!r} is not an address like 127.0.0.1:9092 ({error})"
+        return f"{text[:_SHOWN]!r} is not an address like 127.0.0.1:9092 ({error})"
     host = text.rpartition(":")[0]
-    if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            return f"{text!r} is not an address like [::1]:9092 (no IPv6 address in the brackets)"
+    elif ":" in host:
         return f"{text!r} is not an address like [::1]:9092 (IPv6 goes into brackets)"
-    if any(character.isspace() for character in text):
-        return f"{text!r} is not an address like 127.0.0.1:9092 (there is a blank in it)"
+    elif host and (len(host) > _HOST_CHARACTERS_MAX or not _HOST.match(host)):
+        return f"{text[:_SHOWN]!r} is not an address like 127.0.0.1:9092 (no name of a host)"
     return None
 
 

@@ -40,8 +40,8 @@ async def test_clients_are_told_the_advertised_address(tmp_path: Path) -> None:
     assert [(broker.host, broker.port) for broker in answer.brokers] == [("broker.example", 9092)]
 
 
-def refused(data_dir: Path, *options: str) -> str:
-    """Start a server that must end by itself with exit code 1; return what it wrote to stderr."""
+def refused(data_dir: Path, *options: str, code: int = 1) -> str:
+    """Start a server that must end by itself with that code; return what it wrote to stderr."""
     result = subprocess.run(
         [*SERVE, "serve", "--data-dir", str(data_dir), "--http", "off", *options],
         capture_output=True,
@@ -49,7 +49,7 @@ def refused(data_dir: Path, *options: str) -> str:
         timeout=30,
         check=False,
     )
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == code, result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     return result.stderr
@@ -60,6 +60,13 @@ def test_a_directory_in_use_is_refused_with_1(tmp_path: Path) -> None:
         said = refused(tmp_path / "data", "--listen", "127.0.0.1:0")
     assert "cannot start" in said
     assert str(tmp_path / "data") in said
+
+
+def test_a_directory_of_another_node_is_refused_with_2(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data"):
+        pass
+    said = refused(tmp_path / "data", "--listen", "127.0.0.1:0", "-X", "node_id=4", code=2)
+    assert "belongs to node 0, this broker is configured as node 4; set node_id=0 or" in said
 
 
 def test_a_port_in_use_is_refused_with_1(tmp_path: Path) -> None:

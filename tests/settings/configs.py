@@ -25,6 +25,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "topic.cleanup_policy": st.just("delete"),
     "topic.compression_type": st.just("producer"),
     "log_dirs": st.lists(_TEXTS, max_size=3, unique=True).map(tuple),
+    "cluster_id": st.none() | st.text("!~aZ\"'\\#", min_size=1, max_size=9),
     "http.host_names": st.lists(_TEXTS, max_size=3).map(tuple),
 }
 

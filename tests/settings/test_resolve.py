@@ -436,8 +436,14 @@ def test_a_secret_is_not_repeated(text, write) -> None:
 @pytest.mark.parametrize(
     "build, said",
     [
-        (lambda: BrokerConfig(data_dir=""), "data_dir must not be empty"),
-        (lambda: BrokerConfig(log_dirs=("a", "")), "log_dirs must not contain an empty name"),
+        (lambda: BrokerConfig(data_dir=""), "data_dir must not be an empty text"),
+        (lambda: BrokerConfig(data_dir="a\0b"), "data_dir must not contain a character NUL"),
+        (lambda: BrokerConfig(log_dirs=("a", "")), "log_dirs must not be an empty text"),
+        (lambda: BrokerConfig(log_dirs=("/b", "/b/c")), "log_dirs: '/b/c' lies inside '/b'"),
+        (lambda: BrokerConfig(log_dirs=("data/metadata/x",)), "lies inside 'data/metadata'"),
+        (lambda: BrokerConfig(cluster_id=""), "cluster_id must be 1 to 100 printable"),
+        (lambda: BrokerConfig(cluster_id="a\nb"), "cluster_id must be 1 to 100 printable"),
+        (lambda: BrokerConfig(cluster_id="x" * 40_000), "cluster_id must be 1 to 100 printable"),
         (lambda: BrokerConfig(log_dirs=("a/b", "a//b/")), "log_dirs: 'a/b' is listed 2 times"),
         (
             lambda: BrokerConfig(listeners=("a:1", "a:1")),
@@ -458,7 +464,13 @@ def test_a_secret_is_not_repeated(text, write) -> None:
             "listeners: 'PLAINTEXT://a:1': write 'a:1', without 'PLAINTEXT://'",
         ),
         (lambda: BrokerConfig(listeners=("::1:9092",)), "IPv6 goes into brackets"),
-        (lambda: BrokerConfig(listeners=("a b:1",)), "there is a blank in it"),
+        (lambda: BrokerConfig(listeners=("[x]:1",)), "no IPv6 address in the brackets"),
+        (lambda: BrokerConfig(listeners=("a b:1",)), "no name of a host"),
+        # Python's own IDNA codec raises UnicodeError for these when they are looked up.
+        (lambda: BrokerConfig(listeners=("a..b:1",)), "no name of a host"),
+        (lambda: BrokerConfig(advertised=f"{'a' * 64}:1"), "no name of a host"),
+        (lambda: BrokerConfig(advertised=f"{'a.' * 127}b:1"), "no name of a host"),
+        (lambda: HttpConfig(listen="bröker:1", token="x" * 16), "no name of a host"),
         (lambda: BrokerConfig(listeners=("a:+1",)), "port '+1' is not between 0 and 65535"),
         (lambda: BrokerConfig(listeners=("a:65536",)), "is not between 0 and 65535"),
         (
@@ -509,4 +521,6 @@ def test_lists_may_be_lists() -> None:
 def test_what_only_looks_like_a_mistake_is_accepted() -> None:
     BrokerConfig(listeners=("127.0.0.1:0", "127.0.0.1:0", "[::1]:9092", "localhost:9092"))
     BrokerConfig(listeners=(), advertised="[::1]:9092")
+    BrokerConfig(advertised=f"broker_0.{'a' * 63}.example.org.:9092")
+    BrokerConfig(listeners=("[fe80::1%eth0]:0",), log_dirs=("data", "logs", "logs2"))
     BrokerConfig(listeners=("127.0.0.1:0",), http=HttpConfig(listen="127.0.0.1:0"))

@@ -113,7 +113,7 @@ def serve(
     from trio_broker.broker.server_main import run_server
     from trio_broker.broker.service_notifier import ServiceManager
     from trio_broker.cli.logs import logging_to_stderr
-    from trio_broker.errors import TrioBrokerError
+    from trio_broker.errors import ConfigError, TrioBrokerError
 
     if config.http.listen is not None and (missing := missing_libraries()):
         click.echo(
@@ -137,7 +137,8 @@ def serve(
             )
         except (TrioBrokerError, OSError) as error:
             click.echo(f"trio-broker: cannot start: {error}", err=True)
-            code = EXIT_FAILED
+            # A directory of another node is a mistake that stays: nobody should start it again.
+            code = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     sys.exit(code)
 
 
