@@ -96,8 +96,9 @@ def test_only_what_was_set_is_shown(tmp_path) -> None:
     assert "ballast_bytes = -1  # default of serve" in everything
 
 
-def test_nothing_set_is_an_empty_page() -> None:
-    assert show_page(load(serve=True), effective=False, with_sources=False).strip() == ""
+def test_nothing_set_is_an_empty_page_that_says_so() -> None:
+    page = show_page(load(serve=True), effective=False, with_sources=False)
+    assert page == "# Nothing was set; --effective shows the defaults.\n"
 
 
 @pytest.mark.parametrize("with_sources", [False, True])

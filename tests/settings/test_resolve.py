@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 import trio_broker
 from trio_broker.config import (
@@ -23,8 +26,16 @@ from trio_broker.config import (
 )
 from trio_broker.errors import ConfigError
 from trio_broker.host.config_file import load, load_config
-from trio_broker.settings.sources import ENVIRONMENT_OF_COMMANDS, FILE_BYTES_MAX, option
-from trio_broker.settings.table import SERVE_DEFAULTS, settings
+from trio_broker.settings.resolve import resolve
+from trio_broker.settings.sources import (
+    ENVIRONMENT_OF_COMMANDS,
+    FILE_BYTES_MAX,
+    option,
+    read_assignments,
+    read_environment,
+    read_file,
+)
+from trio_broker.settings.table import SERVE_DEFAULTS, Setting, settings
 
 
 @pytest.fixture
@@ -387,6 +398,41 @@ def test_all_mistakes_of_all_sources_are_told_at_once(write) -> None:
             "clients; set 'advertised' to the host:port that they can reach"
         ),
     ]
+
+
+@hypothesis_settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(settings().values())), st.integers(0, 2)),
+        max_size=12,
+        unique_by=lambda drawn: (drawn[0].key, drawn[1]),
+    )
+)
+def test_as_many_mistakes_as_there_are(mistakes: list[tuple[Setting, int]]) -> None:
+    """Whatever is wrong, wherever: each is told once, in its place, and nothing else is."""
+    tables, environ, assignments = [], {}, []
+    expected = set()
+    for setting, source in mistakes:
+        if setting.value_type is str or setting.value_type == tuple[str, ...]:
+            continue  # any text may be right there
+        if source == 0:
+            tables.append(f"{setting.key} = [1]")
+        elif source == 1:
+            environ[setting.environment_name] = "wrong"
+        else:
+            assignments.append(f"{setting.key}=wrong")
+        expected.add((setting.key, ("file", setting.environment_name, "-X")[source]))
+    sources = [
+        read_file("file", "\n".join(tables).encode()),
+        read_environment(environ),
+        read_assignments(assignments),
+    ]
+    try:
+        resolve(sources, serve=True)
+        told = []
+    except ConfigError as error:
+        told = [(fault.keys[0], fault.place) for fault in error.details]
+    assert sorted(told) == sorted(expected)
 
 
 def test_a_value_that_another_source_overrides_is_still_checked(write) -> None:

@@ -49,7 +49,8 @@ def show_page(resolved: Resolved, *, effective: bool, with_sources: bool) -> str
         else:
             yield f"{setting.name} = {toml_value(setting, value)}{note}"
 
-    return _page([], shown, lines_of)
+    head = [] if shown else ["# Nothing was set; --effective shows the defaults."]
+    return _page(head, shown, lines_of)
 
 
 _TEMPLATE_HEAD = """\
