@@ -1,7 +1,7 @@
 """The broker's command line with faults that a test plants while it runs.
 
 ``python -m tests.support.planted serve ...`` is the server as it is, but for a few places that look
-into the file named by ``TRIO_BROKER_PLANTED``. Each line of it is one fault:
+into the file named by ``TRIO_BROKER_TEST_PLANTED``. Each line of it is one fault:
 
 - ``partition NAME-INDEX``: planning a batch for that partition raises;
 - ``shard PATH#INDEX``: the writer of that shard raises when it takes up work;
@@ -22,7 +22,7 @@ from typing import Any
 
 import trio
 
-VARIABLE = "TRIO_BROKER_PLANTED"
+VARIABLE = "TRIO_BROKER_TEST_PLANTED"
 
 
 class PlantedFault(Exception):
