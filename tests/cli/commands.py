@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
@@ -47,6 +48,7 @@ class Commands:
     """Commands that talk to one broker."""
 
     bootstrap: str
+    data_dir: Path = Path()
 
     @property
     def environment(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     settings = {"group.initial_rebalance_delay_ms": 0, "storage.durability": "os"}
     data_dir = tmp_path_factory.mktemp("cli") / "data"
     with running_server(data_dir, settings=settings) as server:
-        yield Commands(server.bootstrap)
+        yield Commands(server.bootstrap, server.data_dir)
 
 
 @pytest.fixture

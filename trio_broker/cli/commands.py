@@ -31,6 +31,7 @@ from trio_broker.cli.configuration import (
     what_was_set,
 )
 from trio_broker.cli.consume import consume
+from trio_broker.cli.doctor import doctor
 from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE, ReaderGone
 from trio_broker.cli.group import group
 from trio_broker.cli.produce import produce
@@ -55,7 +56,7 @@ def command_line() -> None:
 
 
 # Each group of commands has a file of its own.
-for _command in (cluster, completion, config_group, consume, group, produce, topic):
+for _command in (cluster, completion, config_group, consume, doctor, group, produce, topic):
     command_line.add_command(_command)
 
 

@@ -6,13 +6,20 @@ those that ask a filesystem say so and belong into a job.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import sys
 from typing import NamedTuple
 
 import psutil
 
 _process = psutil.Process()
+
+#: More than struct timex has anywhere; all zero asks and sets nothing.
+_TIMEX_BYTES = 512
+#: What adjtimex returns for a clock that is not synchronised.
+_TIME_ERROR = 5
 
 
 class ProcessFacts(NamedTuple):
@@ -38,6 +45,12 @@ def descriptors_max() -> int:
     """Return how many descriptors this process may have open (the soft RLIMIT_NOFILE)."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft if soft != resource.RLIM_INFINITY else 2**31 - 1
+
+
+def descriptors_hard_max() -> int:
+    """Return how many descriptors a server may have that lifts its soft limit, as `serve` does."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return hard if hard != resource.RLIM_INFINITY else 2**31 - 1
 
 
 def raise_descriptors_max() -> int:
@@ -112,6 +125,17 @@ def mount_of(path: str) -> MountFacts | None:
             if best is None or len(point) >= len(best.mount_point):
                 best = MountFacts(found.device, point, found.fstype)
     return best
+
+
+def clock_is_synchronised() -> bool | None:
+    """Return whether somebody keeps this machine's clock (NTP), None where the kernel won't say.
+
+    Linux: adjtimex(2) that changes nothing.
+    """
+    if sys.platform != "linux":
+        return None
+    answer = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    return None if answer < 0 else answer != _TIME_ERROR
 
 
 def _current_process() -> psutil.Process:
