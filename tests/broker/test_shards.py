@@ -28,7 +28,6 @@ from trio_broker.config import Durability, TopicConfig
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
-from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
 
 TWO_DISKS = {"log_dirs": ("/disk-a", "/disk-b")}
@@ -457,27 +456,6 @@ async def test_deletion_leaves_no_open_file(wire_config: BrokerConfig) -> None:
                 if descriptor.kind == "file":
                     path = os.readlink(f"/proc/self/fd/{descriptor.number}")
                     assert not any(owner.partition("/")[2] in path for owner in owners)
-
-
-@simulated
-@pytest.mark.parametrize("call", ["rename", "sync_directory"])
-async def test_a_deletion_that_the_disk_refuses_is_finished_once_it_works(
-    world: World, call: str
-) -> None:
-    async with world.running() as run:
-        run.faults_expected = {"log dir /data/logs"}
-        await run.broker.create_topic("orders", partitions=2)
-        await run.broker.produce("orders", b"x")
-        replicas = run.state.router.by_name["orders"].replicas
-        names = [paths.replica_name(r.topic_partition) for r in replicas if r is not None]
-        with failing(call, "/data/logs", on=SimFileSystem):
-            await run.broker.delete_topic("orders")  # for every client; its files are still there
-            await trio.sleep(5)
-            if call == "rename":
-                assert [path for path in world.fs.tree() if any(name in path for name in names)]
-        await eventually(
-            lambda: not any(name in path for path in world.fs.tree() for name in names)
-        )
 
 
 @simulated
