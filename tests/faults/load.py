@@ -55,6 +55,7 @@ class Load:
     Attributes:
         bootstrap: the server, which must come back at the same address.
         partitions: where the records go, in turn.
+        retries: without them every request that fails is an error, however it would have ended.
         burst: records sent to one partition at a time, at most one batch.
         history: what happened.
         errors: deliveries that failed and fatal errors of clients: there should be none as long
@@ -68,6 +69,7 @@ class Load:
     burst: int = _BURST
     name: str = "p"
     watched: bool = True
+    retries: bool = True
     history: History = attrs.field(factory=History)
     errors: list[str] = attrs.field(factory=list)
     _acknowledged_at: dict[tuple[Partition, RecordId], float] = attrs.field(factory=dict)
@@ -141,8 +143,8 @@ class Load:
         producer = Producer(
             {
                 "bootstrap.servers": self.bootstrap,
-                "enable.idempotence": True,
                 "acks": "all",
+                **({"enable.idempotence": True} if self.retries else {"retries": 0}),
                 "linger.ms": 1,
                 "batch.num.messages": self.burst,
                 "delivery.timeout.ms": int(SECONDS * 1000),

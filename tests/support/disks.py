@@ -7,11 +7,12 @@ hang (`frozen`: writes block until it thaws). Needs root and loop devices, see
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,19 +82,75 @@ class LoopDisk:
 
 
 @contextmanager
+def tmpfs(directory: Path, *, name: str, size_bytes: int) -> Iterator[Path]:
+    """Mount a filesystem in memory that is really full when it says so."""
+    mount_point = directory / name
+    mount_point.mkdir()
+    _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "none", str(mount_point))
+    try:
+        yield mount_point
+    finally:
+        wait_until(
+            lambda: _succeeds("umount", str(mount_point)),
+            seconds=_UNMOUNT_SECONDS,
+            what=f"umount {mount_point}",
+        )
+
+
+@attrs.define
+class ThinDisk:
+    """A disk that promises more room than there is behind it, as thinly provisioned volumes do.
+
+    Writes go to the page cache and succeed; fsync fails, for real, when nothing is left.
+    """
+
+    disk: LoopDisk
+    backing: Path
+
+    @contextmanager
+    def exhausted(self) -> Iterator[None]:
+        """Take away what is left behind the disk, for the length of the block."""
+        hog = self.backing / "hog"
+        with hog.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+        try:
+            yield
+        finally:
+            hog.unlink()
+
+
+@contextmanager
+def thin_disk(directory: Path, *, backing_bytes: int = 64 << 20) -> Iterator[ThinDisk]:
+    """Make an ext4 filesystem, much larger than what is behind it.
+
+    It has no journal: one that cannot be written would make it read-only for good.
+    """
+    with tmpfs(directory, name="backing", size_bytes=backing_bytes) as backing:
+        made = loop_disk(backing, size_bytes=1 << 30, options=("-O", "^has_journal"))
+        with made as disk:
+            yield ThinDisk(disk, backing)
+
+
+@contextmanager
 def loop_disk(
-    directory: Path, *, name: str = "disk", size_bytes: int = 1 << 30
+    directory: Path,
+    *,
+    name: str = "disk",
+    size_bytes: int = 1 << 30,
+    options: Sequence[str] = (),
 ) -> Iterator[LoopDisk]:
     """Make a filesystem in a (sparse) file under `directory`, mounted for the length of the block.
 
-    Processes that use it must have ended when the block does.
+    Processes that use it must have ended when the block does. `options` are of mkfs.
     """
     image = directory / f"{name}.img"
     mount_point = directory / name
     mount_point.mkdir()
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    _run("mkfs.ext4", "-q", "-F", "-m0", "-E", "lazy_itable_init=1", str(image))
+    _run("mkfs.ext4", "-q", "-F", "-m0", "-E", "lazy_itable_init=1", *options, str(image))
     disk = LoopDisk(image, mount_point)
     disk.mount()
     try:
