@@ -83,10 +83,8 @@ def until_the_end(consumer: Consumer) -> Iterator[Message]:
 def orders(kafka_broker: BrokerThread) -> Iterator[str]:
     """A topic with three orders."""
     with kafka_broker.topic("orders") as topic:
-        producer = Producer({"bootstrap.servers": kafka_broker.bootstrap})
         for dish in (b"pizza", b"pasta", b"salad"):
-            producer.produce(topic, dish)
-        producer.flush()
+            kafka_broker.produce(topic, dish)
         yield topic
 
 

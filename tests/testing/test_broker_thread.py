@@ -171,7 +171,12 @@ def test_errors_of_a_call_reach_the_caller(broker: BrokerThread) -> None:
         broker.delete_topic("unheard-of")
     assert caught.value.code is ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     assert broker.call(Broker.create_topic, "orders") is not None
-    assert broker.call(Broker.produce, "orders", b"x", key=b"k") == (0, 0)
+    assert broker.produce("orders", b"x", key=b"k", headers=[("h", None)], timestamp_ms=5) == (0, 0)
+    [record] = broker.records("orders")
+    assert (record.key, record.value, record.headers) == (b"k", b"x", (("h", None),))
+    assert record.timestamp_ms == 5
+    with pytest.raises(RequestError):
+        broker.produce("unheard-of", b"x")
 
 
 def test_a_crash_reaches_the_test_at_every_call_and_at_the_end(

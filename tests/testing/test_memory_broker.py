@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.testing.figures import suite_seconds
 from trio_broker import BrokerConfig, ErrorCode, RequestError, open_broker
 from trio_broker.client import ConsumerOptions, ProducerOptions, open_client
 from trio_broker.host.clock import RealWallClock
@@ -82,25 +83,10 @@ async def test_start_to_stop_takes_some_milliseconds() -> None:
     assert took[10] < 0.3
 
 
-def test_two_hundred_tests_with_one_each(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
-        import pytest
-        from trio_broker.testing import memory_broker
-
-        @pytest.mark.trio
-        @pytest.mark.parametrize("number", range(200))
-        async def test_one(number):
-            async with memory_broker() as broker:
-                await broker.create_topic("orders")
-                assert await broker.produce("orders", b"1") == (0, 0)
-        """
-    )
-    began = time.perf_counter()
-    result = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
-    took = time.perf_counter() - began
-    result.assert_outcomes(passed=200)
-    print(f"200 tests with a memory_broker each: {took:.1f} s, goal 10 s")
+def test_two_hundred_tests_with_one_each() -> None:
+    """The goal is 10 s; what it took is printed, and the bound leaves room for busy machines."""
+    took, cpu_took = suite_seconds()
+    print(f"200 tests with a memory_broker each: {took:.1f} s, goal 10 s; CPU {cpu_took:.1f} s")
     assert took < 60
 
 

@@ -306,7 +306,43 @@ class BrokerThread:
             if error.code is not ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
                 raise
 
-    # Looking.
+    # Records.
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp_ms: int | None = None,
+        partition: int | None = None,
+    ) -> tuple[int, int]:
+        """Store one record, without a client; return (partition, offset).
+
+        Args:
+            topic: name.
+            value: None is a tombstone.
+            key: chooses the partition, as with Kafka's own clients.
+            headers: names with their values.
+            timestamp_ms: since the Unix epoch; None: now, as the broker sees it.
+            partition: None: by key, or in turn.
+
+        Raises:
+            RequestError: with the code that a producer would have received.
+        """
+
+        async def store(broker: Broker) -> tuple[int, int]:
+            return await broker.produce(
+                topic,
+                value,
+                key=key,
+                headers=headers,
+                timestamp_ms=timestamp_ms,
+                partition=partition,
+            )
+
+        return self.call(store)
 
     def records(self, topic: str, *, partition: int | None = None) -> list[StoredRecord]:
         """Return the records of a topic, by partition and offset; see `inspection.records`."""
