@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -56,6 +57,7 @@ class Harness:
         self.log: list[tuple[bytes, bytes | None]] = []
         self.under_way: list[GroupDecision] = []
         self.stores_at_once = stores_at_once
+        self.checks_refusals = False
         self.tokens = itertools.count(1)
         self.unique = itertools.count(1)
         self.wake_at_ms: int | None = None
@@ -94,6 +96,24 @@ class Harness:
         else:
             assert not decision.effects
             assert not decision.changes
+
+    def command(self, token: int, give: Callable[[], GroupDecision]) -> int:
+        """Give a command and carry out what comes of it; return the token.
+
+        With `checks_refusals` a command that is refused at once must leave the state as it was.
+        """
+        if not self.checks_refusals:
+            self.carry_out(give())
+            return token
+        before = frozen_state(self.machine)
+        decision = give()
+        after = frozen_state(self.machine)
+        self.carry_out(decision)
+        for answered, response in decision.replies:
+            if answered == token and is_refused(response):
+                assert not decision.records
+                assert after == before, response
+        return token
 
     def store(self) -> None:
         """Make the oldest records under way durable."""
@@ -148,8 +168,7 @@ class Harness:
             api_version=version,
             reason=reason,
         )
-        self.carry_out(self.machine.join(token, request, self.now))
-        return token
+        return self.command(token, lambda: self.machine.join(token, request, self.now))
 
     def member_id(self, **arguments: Any) -> str:
         """Ask for a member id."""
@@ -180,8 +199,7 @@ class Harness:
             assignments=assignments or {},
             **arguments,
         )
-        self.carry_out(self.machine.sync(token, request, self.now))
-        return token
+        return self.command(token, lambda: self.machine.sync(token, request, self.now))
 
     def heartbeat(
         self, member_id: str, generation: int, instance: str | None = None, group_id: str = "g"
@@ -192,8 +210,7 @@ class Harness:
         """Send LeaveGroup; return the token."""
         token = next(self.tokens)
         leaving = [LeavingMember(m) if isinstance(m, str) else m for m in members]
-        self.carry_out(self.machine.leave(token, group_id, leaving, self.now))
-        return token
+        return self.command(token, lambda: self.machine.leave(token, group_id, leaving, self.now))
 
     def commit(
         self,
@@ -217,8 +234,20 @@ class Harness:
             ),
             **arguments,
         )
-        self.carry_out(self.machine.commit(token, request, self.now))
-        return token
+        return self.command(token, lambda: self.machine.commit(token, request, self.now))
+
+    def delete_groups(self, *group_ids: str) -> int:
+        """Send DeleteGroups; return the token."""
+        token = next(self.tokens)
+        return self.command(token, lambda: self.machine.delete_groups(token, group_ids, self.now))
+
+    def delete_offsets(self, topic: str, partition: int = 0, *, group_id: str = "g") -> int:
+        """Send OffsetDelete; return the token."""
+        token = next(self.tokens)
+        places = [(TopicName(topic), partition)]
+        return self.command(
+            token, lambda: self.machine.delete_offsets(token, group_id, places, self.now)
+        )
 
     # --- looking --------------------------------------------------------------------------------
     def joined(self, token: int) -> JoinReply:
@@ -271,6 +300,19 @@ class Harness:
         member_id = self.joined(self.join(instance=instance, **arguments)).member_id
         self.sync(member_id, 1, {member_id: b"work"}, group_instance_id=instance)
         return member_id
+
+
+#: Refusals after which something may have changed: an id was given out; whoever joins again and
+#: finds no room is out, as in Kafka.
+_CHANGING = {ErrorCode.MEMBER_ID_REQUIRED, ErrorCode.GROUP_MAX_SIZE_REACHED}
+
+
+def is_refused(response: Response) -> bool:
+    """Whether an answer says that nothing at all was done."""
+    if response.code:
+        return response.code not in _CHANGING
+    codes = getattr(response, "codes", None) or getattr(response, "members", None) or ()
+    return bool(codes) and all(isinstance(code, ErrorCode) and code for code in codes)
 
 
 def frozen_state(thing: object) -> object:

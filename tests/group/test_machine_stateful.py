@@ -8,7 +8,7 @@ its time, refuses, or refuses and keeps what it refused. Restarts come at any po
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.group.harness import Harness, frozen_state
+from tests.group.harness import Harness, frozen_state, is_refused
 from trio_broker.errors import ErrorCode
 from trio_broker.group.classic_group import ClassicGroup, GroupState
 from trio_broker.group.commands import JoinReply, LeavingMember, SyncReply
@@ -58,10 +58,48 @@ class Client:
         return self.instance or self.member_id
 
 
+def _join(world: Harness, client: Client, **changes: Any) -> int:
+    arguments = {"instance": client.instance, "session_ms": SESSION_MS, "protocols": {"q": b""}}
+    return world.join(client.member_id, **(arguments | changes))
+
+
+ILLEGAL: dict[str, Callable[[Harness, Client], int | ErrorCode]] = {
+    "a session that is too short": lambda w, c: _join(w, c, session_ms=1),
+    "a session that is too long": lambda w, c: _join(w, c, session_ms=2**31 - 1),
+    "no group": lambda w, c: _join(w, c, group_id=""),
+    "a group whose name is too long": lambda w, c: _join(w, c, group_id="g" * 40_000),
+    "a name that is too long": lambda w, c: _join(w, c, instance="i" * 1000),
+    "no protocols": lambda w, c: _join(w, c, protocols={}),
+    "no protocol type": lambda w, c: _join(w, c, protocol_type=""),
+    "metadata that is too large": lambda w, c: _join(w, c, protocols={"q": bytes(2**17)}),
+    "an id of another group": lambda w, c: w.join("c-1", group_id="h", instance=c.instance),
+    "another protocol type": lambda w, c: _join(w, c, protocol_type="connect"),
+    "protocols that no other knows": lambda w, c: _join(w, c, protocols={"x": b""}),
+    "sync without a group": lambda w, c: w.sync(c.member_id, 1, group_id="h"),
+    "heartbeat without a group": lambda w, c: w.heartbeat(c.member_id, 1, group_id="h"),
+    "leaving no group": lambda w, c: w.leave(LeavingMember("x", c.instance), group_id="h"),
+    "commit of a group that is not there": lambda w, c: w.commit(
+        {("t", 0): 1}, "x", 1, group_id="h"
+    ),
+    "commit with much to say": lambda w, c: w.commit({("t", 0): 1}, metadata="x" * 5000),
+    "deletion of a group with members": lambda w, _: w.delete_groups("g"),
+    "deletion of a group that is not there": lambda w, _: w.delete_groups("h", ""),
+    "deletion of offsets that are used": lambda w, _: w.delete_offsets("t"),
+    "deletion of offsets without a group": lambda w, _: w.delete_offsets("t", group_id="h"),
+}
+NEEDS_MEMBERS = {
+    "another protocol type",
+    "protocols that no other knows",
+    "deletion of a group with members",
+    "deletion of offsets that are used",
+}
+
+
 class Groups(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = Harness(delay_ms=3_000, stores_at_once=False, group_size_max=3)
+        self.world.checks_refusals = True
         self.clients = [Client(None), Client(None), Client("i"), Client("j")]
         self.open_tokens: set[int] = set()
         self.delivered_count = 0
@@ -238,6 +276,21 @@ class Groups(RuleBasedStateMachine):
             codes += [reply.code] if reply.code else list(getattr(reply, "codes", reply[1]))
         assert E.NONE not in codes
         assert frozen_state(self.world.machine) == before
+
+    @rule(index=st.integers(0, 3), what=st.sampled_from(sorted(ILLEGAL)))
+    def send_what_is_illegal(self, index: int, what: str) -> None:
+        client = self.clients[index]
+        has_members = self.group is not None and bool(self.group.members)
+        if what in NEEDS_MEMBERS and not has_members:
+            return
+        before = frozen_state(self.world.machine)
+        answer = ILLEGAL[what](self.world, client)
+        if isinstance(answer, ErrorCode):
+            assert answer is not E.NONE
+        else:
+            reply = self.world.replies[answer]
+            assert is_refused(reply), (what, reply)
+        assert frozen_state(self.world.machine) == before, what
 
     # --- the log, time, restarts ----------------------------------------------------------------
     @rule(outcome=st.sampled_from(["stored", "stored", "stored", "refused", "refused but kept"]))

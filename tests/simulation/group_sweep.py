@@ -1,0 +1,159 @@
+"""Lets the machine die at every disk operation of ``__consumer_offsets`` while groups are at work.
+
+``python -m tests.simulation.group_sweep --seeds 1-3`` goes through all of them, by a power cut, by
+a kill of the process, and by two power cuts in a row; the tests do the same for some of them. A
+failure prints the line that repeats it: ``python -m tests.simulation.group_sweep --case '<case>'``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from contextlib import contextmanager
+from functools import cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from tests.simulation.group_world import Case, parse_case, run_case
+from trio_broker.broker.groups_partition import GroupsPartition
+from trio_broker.group.registry import Groups
+from trio_broker.group.schemas import GroupMetadataKey, decode_key
+from trio_broker.group.turn import Turn
+from trio_broker.testing.sim.faults import NodeDead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_broker.records.build import Record
+
+KINDS = ("power", "kill", "power twice")
+#: What a sweep takes for a failure: a broken promise, or anything it did not expect.
+BUGS = (Exception, NodeDead)
+
+
+@cache
+def operations_of(seed: int) -> tuple[int, ...]:
+    """Return the operations on ``__consumer_offsets`` of a story without crashes."""
+    return tuple(run_case(Case(seed)).operations)
+
+
+def cases(seeds: range, *, every: int = 1, first: int = 0) -> Iterator[Case]:
+    """Return the cases of some seeds: each kind at every `every`-th operation."""
+    for seed in seeds:
+        for number, kind in enumerate(KINDS):
+            # Another phase per kind, so that sparse sweeps do not all hit the same operations.
+            for operation in operations_of(seed)[(first + number * 5) % every :: every]:
+                yield Case(seed, kind, operation)
+
+
+def error_of(case: Case) -> BaseException | None:
+    """Run one case and return what it failed with."""
+    try:
+        run_case(case)
+    except BUGS as error:
+        return error
+    return None
+
+
+# ------------------------------------------------------------------------------------- mutants
+_replay = GroupsPartition._replay_record
+
+
+def _replay_no_tombstones(partition: GroupsPartition, record: Record) -> None:
+    if record.value is not None:
+        _replay(partition, record)
+
+
+def _replay_first_generation(partition: GroupsPartition, record: Record) -> None:
+    key = decode_key(record.key or b"")
+    if isinstance(key, GroupMetadataKey):
+        group = partition.machine._groups.get(key.group_id)
+        if group is not None and group.stored is not None:
+            return
+    _replay(partition, record)
+
+
+def _answer_at_once(turn: Turn, token: object, response: Any, otherwise: object) -> None:
+    del otherwise
+    turn.answer(token, response)
+
+
+#: Mistakes that a coordinator could make, each with a case that finds it.
+MUTANTS: dict[str, tuple[object, str, object, str]] = {
+    "answers before it is stored": (Turn, "answer_when_stored", _answer_at_once, "1 power 140"),
+    "copies offsets and no groups when it shortens its log": (
+        Groups,
+        "live_records",
+        lambda groups: groups.offsets.live_records(),
+        "1 power 351",
+    ),
+    "forgets what was deleted": (
+        GroupsPartition,
+        "_replay_record",
+        _replay_no_tombstones,
+        "1 power 91",
+    ),
+    "takes the first generation for the last": (
+        GroupsPartition,
+        "_replay_record",
+        _replay_first_generation,
+        "1 power 91",
+    ),
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Let the coordinator make a mistake for the length of a block."""
+    owner, attribute, replacement, _ = MUTANTS[name]
+    with patch.object(owner, attribute, replacement):
+        yield
+
+
+def hint_of(name: str) -> Case:
+    """Return a case that found a mistake once."""
+    return parse_case(MUTANTS[name][3])
+
+
+def mutant_error(name: str, case: Case) -> BaseException | None:
+    """Run one case with a mistake in place and return what it failed with."""
+    operations_of(case.seed)  # as it is without the mistake
+    with planted(name):
+        return error_of(case)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a sweep and report; return 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.group_sweep")
+    parser.add_argument("--seeds", default="1", help="first and last seed, like 1-3")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th operation")
+    parser.add_argument("--mutant", action="store_true", help="list the cases that find mistakes")
+    parser.add_argument("--case", help="run only this case, as a failure printed it")
+    options = parser.parse_args(arguments)
+    logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
+    if options.case:
+        run_case(parse_case(options.case))
+        return 0
+    first, _, last = options.seeds.partition("-")
+    seeds = range(int(first), int(last or first) + 1)
+    if options.mutant:
+        for name in MUTANTS:
+            found = (case for case in cases(seeds, every=options.every) if mutant_error(name, case))
+            sys.stdout.write(f"{name}: {next(found, 'not found')}\n")
+        return 0
+    began, count, failures = perf_counter(), 0, 0
+    for case in cases(seeds, every=options.every):
+        count += 1
+        if (error := error_of(case)) is not None:
+            failures += 1
+            sys.stdout.write(f"--case '{case}': {error!r}\n")
+            sys.stdout.flush()
+    seconds = perf_counter() - began
+    sys.stdout.write(f"{count} cases, {failures} failures, {seconds:.1f} s\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
