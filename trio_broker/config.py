@@ -240,7 +240,10 @@ class GroupConfig(Checked):
         4, 1, 1000, help="partitions of __consumer_offsets when it is first created"
     )
     offsets_topic_segment_bytes: int = _bounded(
-        100 * MIB, KIB, INT32_MAX, help="segment size of __consumer_offsets"
+        100 * MIB,
+        KIB,
+        INT32_MAX,
+        help="segment size of __consumer_offsets when it is first created",
     )
     initial_rebalance_delay_ms: int = _bounded(
         0, 0, 600_000, help="the first members of an empty group wait this long for others"
@@ -450,6 +453,14 @@ class BrokerConfig(Checked):
                 yield ConfigFault(
                     f"must not exceed limits.{name} ({most}), but is {self.num_partitions}",
                     ("num_partitions", f"limits.{name}"),
+                )
+        offsets_partitions = self.group.offsets_topic_partitions
+        for name in ("partitions_per_topic_max", "partitions_max"):
+            if offsets_partitions > (most := getattr(limits, name)):
+                yield ConfigFault(
+                    f"must not exceed limits.{name} ({most}), but is {offsets_partitions}; no "
+                    "group could ever commit",
+                    ("group.offsets_topic_partitions", f"limits.{name}"),
                 )
         frame_bytes = self.network.produce_frame_bytes_max
         if self.topic.max_message_bytes > frame_bytes:

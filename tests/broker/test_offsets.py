@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import trio
 
 from tests.broker.harness import World, codes, failing, running, simulated
 from trio_broker import BrokerConfig, ErrorCode
-from trio_broker.config import GroupConfig
+from trio_broker.config import Durability, GroupConfig
 from trio_broker.names import OFFSETS_TOPIC_NAME, ZERO_TOPIC_ID
 from trio_broker.wire.messages.offset_commit import (
     OffsetCommitRequest,
@@ -86,6 +87,28 @@ async def committed(
         ]
         for entry in found
     }
+
+
+@simulated
+async def test_a_commit_survives_a_power_cut_whatever_topics_may_lose(world: World) -> None:
+    """Records of topics are as durable as the broker's mode says, committed offsets as fsync."""
+    world.fs.faults = attrs.evolve(world.fs.faults, writes_lost="any")
+    config = {
+        "storage": attrs.evolve(world.config().storage, durability=Durability.OS),
+        "topic": attrs.evolve(world.config().topic, durability=Durability.OS),
+    }
+    async with world.running_until_power_cut(**config) as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            for offset in range(1, 6):
+                assert await commit(client, offset) == [0]
+        offsets_topic = run.state.router.by_name[OFFSETS_TOPIC_NAME]
+        written = [replica.log for replica in offsets_topic.replicas if replica.log.log_end_offset]
+        assert [log.durable_offset for log in written] == [log.log_end_offset for log in written]
+        assert run.replica("orders").topic.durability is Durability.OS
+    async with world.running(**config) as run, world.connect() as client:
+        found = await committed(client, partitions=(0,))
+        assert found == {"orders": [(0, 5, 3, "here", 0)]}
 
 
 async def test_every_version_commits(wire_config: BrokerConfig) -> None:

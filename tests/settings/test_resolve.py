@@ -524,6 +524,10 @@ def test_a_secret_is_not_repeated(text, write) -> None:
             "num_partitions must not exceed limits.partitions_max (10), but is 11",
         ),
         (
+            lambda: BrokerConfig(limits=LimitsConfig(partitions_per_topic_max=3)),
+            "group.offsets_topic_partitions must not exceed limits.partitions_per_topic_max (3)",
+        ),
+        (
             lambda: BrokerConfig(
                 topic=TopicConfig(max_message_bytes=2**21),
                 network=NetworkConfig(produce_frame_bytes_max=2**20),

@@ -237,6 +237,7 @@ class GroupCoordinator:
                 name=OFFSETS_TOPIC_NAME,
                 partitions=group.offsets_topic_partitions,
                 configs=(
+                    ("durability", "fsync"),
                     ("retention.ms", "-1"),
                     ("retention.bytes", "-1"),
                     ("segment.bytes", str(group.offsets_topic_segment_bytes)),

@@ -16,6 +16,7 @@ import trio
 
 from trio_broker.broker.replica import Replica
 from trio_broker.broker.topics import RoutedTopic
+from trio_broker.config import Durability
 from trio_broker.errors import StorageError
 from trio_broker.names import BrokerId, TopicId
 from trio_broker.storage import paths
@@ -176,6 +177,8 @@ class Reconciler:
         router = self._state.router
         routed = router.by_id.get(topic.topic_id)
         durability = topic.config.durability or self._state.config.storage.durability
+        if topic.is_internal:  # what clients were told is committed has to be there again
+            durability = Durability.FSYNC
         if routed is None:
             routed = RoutedTopic(
                 name=topic.name,
