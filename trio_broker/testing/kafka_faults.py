@@ -11,7 +11,7 @@ import math
 import posixpath
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import trio
 
@@ -32,6 +32,7 @@ from trio_broker.testing.request_faults import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import Unpack
 
     from trio_broker.errors import ErrorCode
     from trio_broker.testing.threaded_broker import BrokerThread
@@ -39,6 +40,22 @@ if TYPE_CHECKING:
 
 #: A disk that works again is trusted after so long, else the broker is started anew.
 DISK_SECONDS_MAX = 5.0
+
+
+class Which(TypedDict, total=False):
+    """Which requests meet a fault.
+
+    Attributes:
+        times: so many of them and no more; math.inf: all. One if not given.
+        topic: only those that name this topic.
+        group: only those that name this group.
+        client_id: only those of clients that call themselves so.
+    """
+
+    times: float
+    topic: str
+    group: str
+    client_id: str
 
 
 class Fault:
@@ -100,115 +117,53 @@ class KafkaFaults:
         self._broker = broker
         self._active: dict[Fault, None] = {}
 
-    # Requests.
+    # Requests. All take `Which`: `times`, `topic`, `group` and `client_id`.
 
-    def error(
-        self,
-        api: ApiKey | str,
-        code: ErrorCode | str,
-        *,
-        times: float = 1,
-        topic: str | None = None,
-        group: str | None = None,
-        client_id: str | None = None,
-    ) -> MetFault:
+    def error(self, api: ApiKey | str, code: ErrorCode | str, **which: Unpack[Which]) -> MetFault:
         """Answer requests with an error, without carrying them out.
 
         Args:
             api: Kafka's name, such as ``Produce``.
             code: Kafka's name, such as ``NOT_LEADER_OR_FOLLOWER``.
-            times: how many requests; math.inf: all.
-            topic: only those that name this topic.
-            group: only those that name this group.
-            client_id: only those of clients that call themselves so.
+            which: which requests, and how many; see `Which`.
 
         Raises:
             ValueError: there is no such API or error.
         """
-        rule = ErrorFault(
-            api=api_key(api),
-            code=error_code(code),
-            times=times,
-            topic=topic,
-            group=group,
-            client_id=client_id,
-        )
-        return self._add(rule)
+        return self._add(ErrorFault(api=api_key(api), code=error_code(code), **which))
 
     def delay(
-        self,
-        api: ApiKey | str,
-        seconds: float = math.inf,
-        *,
-        times: float = 1,
-        topic: str | None = None,
-        group: str | None = None,
-        client_id: str | None = None,
+        self, api: ApiKey | str, seconds: float = math.inf, **which: Unpack[Which]
     ) -> MetFault:
         """Hold requests up before they are carried out, with all that follows on their connections.
 
         Args:
-            api: as for `error`, like the others.
+            api: Kafka's name.
             seconds: for how long; math.inf: until it is undone, so that they never seem to arrive.
-            times: how many.
-            topic: only those that name it.
-            group: only those that name it.
-            client_id: only those of such clients.
+            which: which requests, and how many; see `Which`.
 
         Raises:
             ValueError: there is no such API.
         """
-        rule = DelayFault(
-            api=api_key(api),
-            seconds=seconds,
-            times=times,
-            topic=topic,
-            group=group,
-            client_id=client_id,
-        )
-        return self._add(rule)
+        return self._add(DelayFault(api=api_key(api), seconds=seconds, **which))
 
-    def lose_request(
-        self,
-        api: ApiKey | str,
-        *,
-        times: float = 1,
-        topic: str | None = None,
-        group: str | None = None,
-        client_id: str | None = None,
-    ) -> MetFault:
+    def lose_request(self, api: ApiKey | str, **which: Unpack[Which]) -> MetFault:
         """Close the connection on which a request comes; nothing is carried out.
 
-        The arguments are those of `error`.
+        Raises:
+            ValueError: there is no such API.
         """
-        rule = CloseFault(
-            api=api_key(api), times=times, topic=topic, group=group, client_id=client_id
-        )
-        return self._add(rule)
+        return self._add(CloseFault(api=api_key(api), **which))
 
-    def lose_reply(
-        self,
-        api: ApiKey | str,
-        *,
-        times: float = 1,
-        topic: str | None = None,
-        group: str | None = None,
-        client_id: str | None = None,
-    ) -> MetFault:
+    def lose_reply(self, api: ApiKey | str, **which: Unpack[Which]) -> MetFault:
         """Carry a request out, then close its connection instead of answering.
 
-        What makes a client send a second time what was stored the first time. The arguments are
-        those of `error`.
+        What makes a client send a second time what was stored the first time.
+
+        Raises:
+            ValueError: there is no such API.
         """
-        rule = CloseFault(
-            api=api_key(api),
-            carry_out=True,
-            times=times,
-            topic=topic,
-            group=group,
-            client_id=client_id,
-        )
-        return self._add(rule)
+        return self._add(CloseFault(api=api_key(api), carry_out=True, **which))
 
     def close_connections(self) -> int:
         """Close every connection once; return how many there were. Nothing needs undoing."""
