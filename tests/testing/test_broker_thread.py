@@ -265,6 +265,37 @@ def test_a_call_from_its_own_thread_is_refused(broker: BrokerThread) -> None:
         broker.call(call_again)
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # multi-threaded, forks
+def test_a_call_from_a_forked_process_is_refused(broker: BrokerThread) -> None:
+    child = os.fork()
+    if not child:
+        try:
+            broker.lag("g")
+        except RuntimeError as error:
+            os._exit(0 if "not in this one" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert broker.lag("g") is None
+
+
+async def test_a_wait_in_vain_tells_of_the_event_loop_that_it_has_blocked(
+    broker: BrokerThread,
+) -> None:
+    hint = r"has blocked trio in its thread: call it through trio\.to_thread\.run_sync"
+    with pytest.raises(NotReached, match=hint):
+        broker.wait_for_lag("g", timeout_seconds=0.05)
+    with pytest.raises(NotReached, match=hint):
+        broker.wait_for_records("orders", 1, timeout_seconds=0.05)
+    with pytest.raises(NotReached, match=hint):
+        broker.faults.error("Produce", "NOT_LEADER_OR_FOLLOWER").wait_met(timeout_seconds=0.05)
+
+
+def test_a_wait_in_vain_without_an_event_loop_says_nothing_of_one(broker: BrokerThread) -> None:
+    with pytest.raises(NotReached) as caught:
+        broker.wait_for_lag("g", timeout_seconds=0.05)
+    assert "blocked" not in str(caught.value)
+
+
 async def test_beside_a_trio_run_of_the_test(broker: BrokerThread) -> None:
     broker.create_topic("orders")
     broker.call(Broker.produce, "orders", b"x")

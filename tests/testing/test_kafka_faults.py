@@ -151,6 +151,14 @@ def test_aiokafka_is_told_what_is_for_good(
         asyncio.run(_aiokafka_round_trip(kafka_broker, kafka_topic, "g"))
 
 
+def test_a_wait_that_blocks_asyncio_says_so(kafka_broker: BrokerThread) -> None:
+    async def wait() -> None:
+        kafka_broker.wait_for_lag("nobody", timeout_seconds=0.05)
+
+    with pytest.raises(NotReached, match=r"blocked asyncio .* asyncio\.to_thread"):
+        asyncio.run(wait())
+
+
 @pytest.mark.parametrize("api", ["Produce", "Fetch", "Metadata", "FindCoordinator", "JoinGroup"])
 def test_kafka_python_survives_a_lost_connection(
     api: str, kafka_broker: BrokerThread, kafka_topic: str, kafka_faults: KafkaFaults

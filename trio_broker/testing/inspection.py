@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 from attrs import frozen
+from sniffio import AsyncLibraryNotFoundError, current_async_library
 
 from trio_broker.errors import ErrorCode, RequestError
 
@@ -42,6 +43,16 @@ class StoredRecord:
 
 class NotReached(AssertionError):
     """What a test waited for has not come about in time; the message says how far it came."""
+
+
+def hint_for_event_loops() -> str:
+    """Return what to say of a wait in vain that has blocked the event loop of this thread."""
+    try:
+        library = current_async_library()
+    except AsyncLibraryNotFoundError:
+        return ""
+    where = "asyncio.to_thread" if library == "asyncio" else "trio.to_thread.run_sync"
+    return f"; this wait has blocked {library} in its thread: call it through {where}"
 
 
 def _routed(broker: Broker, topic: str) -> RoutedTopic:

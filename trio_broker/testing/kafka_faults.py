@@ -19,7 +19,7 @@ from trio_broker.broker.disk_guard import PROBE_NAME
 from trio_broker.broker.replica import ReplicaState
 from trio_broker.errors import BrokerClosed
 from trio_broker.storage import paths
-from trio_broker.testing.inspection import LOOK_SECONDS, NotReached
+from trio_broker.testing.inspection import LOOK_SECONDS, NotReached, hint_for_event_loops
 from trio_broker.testing.memory import travel
 from trio_broker.testing.request_faults import (
     CloseFault,
@@ -289,7 +289,7 @@ class KafkaFaults:
         if rule.met < times:
             raise NotReached(
                 f"{rule.met} requests of {rule.api.name} met the fault within "
-                f"{timeout_seconds:g} s, not {times}"
+                f"{timeout_seconds:g} s, not {times}" + hint_for_event_loops()
             )
 
     def _add(self, rule: RequestFault) -> MetFault:

@@ -385,7 +385,7 @@ class BrokerThread:
                 broker, group, most, topics=topics, timeout_seconds=timeout_seconds
             )
 
-        self.call(wait)
+        self._wait(wait)
 
     def wait_for_records(
         self, topic: str, number: int, *, timeout_seconds: float = 10.0
@@ -401,7 +401,17 @@ class BrokerThread:
                 broker, topic, number, timeout_seconds=timeout_seconds
             )
 
-        return self.call(wait)
+        return self._wait(wait)
+
+    def _wait(self, function: Callable[[Broker], Awaitable[T]]) -> T:
+        """Call what waits; if in vain, tell whether it has kept the waited-for from happening."""
+        try:
+            return self.call(function)
+        except inspection.NotReached as error:
+            hint = inspection.hint_for_event_loops()
+            if not hint:
+                raise
+            raise inspection.NotReached(f"{error}{hint}") from None
 
 
 def _bracketed(host: str) -> str:

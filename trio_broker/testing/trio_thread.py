@@ -7,6 +7,7 @@ and what it ended with is raised wherever somebody asks for it.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -46,6 +47,7 @@ class TrioThread:
     def __init__(self, name: str) -> None:
         self.name = name
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._process = os.getpid()
         self._ready = threading.Event()
         self._lock = threading.Lock()
         self._pending: dict[_Call, None] = {}
@@ -76,11 +78,14 @@ class TrioThread:
         """Run ``await function(*args)`` there; return its result, or raise what it raises.
 
         Raises:
-            RuntimeError: from its own thread, which would wait for ever.
+            RuntimeError: from its own thread, which would wait for ever, or from a forked process,
+                which does not have the thread.
             BaseException: what the run ended with, if it has ended, or ends before the call does.
         """
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError(f"{self.name}: this call would wait for its own thread")
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self.name} runs in process {self._process}, not in this one")
         call = _Call(function, args)
         with self._lock:
             if self._send(self._begin, call):
