@@ -109,6 +109,7 @@ def test_moments() -> None:
     assert parse_moment("90m").at_ms(6_000_000) == 600_000
     assert parse_moment("-1.5h").at_ms(6_000_000) == 600_000
     assert parse_moment("7d").at_ms(5) == 0
+    assert parse_moment("1h30m").at_ms(6_000_000) == 600_000
     for wrong in ("yesterday", "", "5 parsecs", "1969-12-31"):
         with pytest.raises(ValueError, match=r"is no time|before 1970"):
             parse_moment(wrong)

@@ -121,6 +121,21 @@ def test_alter_sets_and_unsets(commands: Commands, new_topic: Callable[..., str]
     )
 
 
+def test_durations_and_sizes_are_written_as_people_do(
+    commands: Commands, new_topic: Callable[..., str]
+) -> None:
+    topic = new_topic(1, "-c", "retention.ms=1h30m")
+    rows = commands.json(
+        "topic", "alter", topic, "-s", "retention.ms=7d", "-s", "retention.bytes=20GiB"
+    )
+    assert [(row["before"], row["after"]) for row in rows] == [
+        ("-1", "21474836480"),
+        ("5400000", "604800000"),
+    ]
+    refused = commands.call("topic", "alter", topic, "-s", "retention.ms=7 dayz", code=1)
+    assert "INVALID_CONFIG" in refused.stderr
+
+
 def test_partitions_are_added(commands: Commands, new_topic: Callable[..., str]) -> None:
     topic = new_topic(2)
     value = commands.json("topic", "add-partitions", topic, "--by", "3")

@@ -6,7 +6,6 @@ Declarations only: imports click and nothing that takes long to load.
 from __future__ import annotations
 
 import functools
-import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
 
 TABLE, JSON, JSON_LINES = "table", "json", "jsonl"
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
-_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
 class Connect(NamedTuple):
@@ -149,11 +145,14 @@ def parse_moment(text: str) -> Moment:
     text = text.strip()
     if text.isdecimal():
         return Moment(int(text), is_ago=False)
-    ago = _DURATION.fullmatch(text.removeprefix("-"))
-    if ago is not None:
-        return Moment(round(float(ago[1]) * _UNIT_MS[ago[2]]), is_ago=True)
     from datetime import UTC, datetime
 
+    from trio_broker.settings.units import Unit, parse_quantity
+
+    try:
+        return Moment(round(parse_quantity(text.removeprefix("-"), Unit.MILLISECONDS)), is_ago=True)
+    except ValueError:
+        pass
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -47,7 +47,7 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say whether it wou
     metavar="KEY=VALUE",
     type=Assignment(),
     multiple=True,
-    help="Set a topic config, such as retention.ms=3600000.",
+    help="Set a topic config, such as retention.ms=7d or retention.bytes=20GiB.",
 )
 @click.option("--if-not-exists", is_flag=True, help="Leave a topic that exists as it is.")
 @_DRY_RUN
@@ -119,7 +119,7 @@ def describe(name: str, *, show_all: bool, output: str, connect: Connect) -> Non
     metavar="KEY=VALUE",
     type=Assignment(),
     multiple=True,
-    help="Set a config, such as retention.ms=3600000.",
+    help="Set a config, such as retention.ms=7d or retention.bytes=20GiB.",
 )
 @click.option(
     "-u",

@@ -30,6 +30,7 @@ from trio_broker.client.types import TopicPartition
 from trio_broker.config_catalog import TOPIC_CONFIGS
 from trio_broker.errors import ErrorCode, RequestError
 from trio_broker.names import ZERO_TOPIC_ID
+from trio_broker.settings.units import parse_quantity, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +47,21 @@ _SHOWN_CONFIGS = frozenset(
 )
 #: In their documentation the broker says what comes of them.
 _RETENTION = "retention.ms"
+
+
+def plain_value(key: str, text: str) -> str:
+    """Turn ``7d`` and ``20GiB`` into the numbers that brokers know, by the unit in a config's name.
+
+    What is neither is left as it is: the broker says what is wrong with it.
+    """
+    unit = unit_of(key.replace(".", "_"))
+    if unit is None:
+        return text
+    try:
+        amount = parse_quantity(text, unit)
+    except ValueError:
+        return text
+    return str(amount.numerator) if amount.denominator == 1 else text
 
 
 # ----------------------------------------------------------------------------------------- create
@@ -73,7 +89,7 @@ async def create(client: Client, wanted: NewTopics, output: str) -> None:
                 name,
                 partitions=wanted.partitions,
                 replication_factor=wanted.replication_factor,
-                configs=wanted.configs,
+                configs={key: plain_value(key, text) for key, text in wanted.configs.items()},
                 validate_only=wanted.dry_run,
             )
         except RequestError as error:
@@ -294,6 +310,9 @@ async def alter(
     Raises:
         RequestError: the broker refuses one of them; none is changed.
     """
+    changes = {
+        key: None if text is None else plain_value(key, text) for key, text in changes.items()
+    }
     before = await client.admin.topic_configs(name)
     await client.admin.alter_topic_configs(name, changes, validate_only=dry_run)
     after = before if dry_run else await client.admin.topic_configs(name)
