@@ -18,7 +18,7 @@ from trio_broker.broker.descriptors import divide_descriptors
 from trio_broker.broker.http_server import missing_libraries
 from trio_broker.cli.now import now_ms
 from trio_broker.cli.options import TABLE
-from trio_broker.cli.output import Column, show_rows, size_text
+from trio_broker.cli.output import Column, counted, show_rows, size_text
 from trio_broker.config import BrokerConfig
 from trio_broker.config_checks import split_address
 from trio_broker.errors import ConfigError, LogDirInUse
@@ -113,7 +113,7 @@ def show(output: str, findings: Sequence[Finding]) -> None:
     show_rows(output, rows, columns, none="")
     bad = sum(finding.level is Level.FAILURE for finding in findings)
     doubtful = sum(finding.level is Level.WARNING for finding in findings)
-    print(f"{bad} failures, {doubtful} warnings", file=sys.stderr)
+    print(f"{counted(bad, 'failure')}, {counted(doubtful, 'warning')}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------- what is installed

@@ -9,6 +9,7 @@ from trio_broker.cli.now import now_ms
 from trio_broker.cli.options import TABLE, confirm
 from trio_broker.cli.output import (
     Column,
+    counted,
     print_facts,
     print_table,
     say,
@@ -160,7 +161,7 @@ def _print_description(value: Mapping[str, Any]) -> None:
             ("Assignor", text_of(value["assignor"])),
             ("Coordinator", f"broker {value['coordinator']}"),
             ("Members", str(len(value["members"]))),
-            ("Lag", f"{value['lag']} records"),
+            ("Lag", counted(value["lag"], "record")),
             ("Behind", seconds_text(value["lag_seconds"])),
         ]
     )
@@ -173,7 +174,7 @@ def _print_description(value: Mapping[str, Any]) -> None:
         if row["lost_records"]
     }
     for place, count in lost.items():
-        say(f"{place}: {count} records went before they were processed")
+        say(f"{place}: {counted(count, 'record')} went before being processed")
     if value["members"]:
         print()
         print_table(_MEMBER_COLUMNS, value["members"])
@@ -238,7 +239,7 @@ async def seek(
             if error.code == ErrorCode.UNKNOWN_MEMBER_ID:  # somebody has joined meanwhile
                 raise RequestError(ErrorCode.NON_EMPTY_GROUP, f"group {group!r}") from error
             raise
-        say(f"group {group}: {len(changes)} offsets committed")
+        say(f"group {group}: {counted(len(changes), 'offset')} committed")
     if output != TABLE:
         show_rows(output, rows, (), none="")
 
@@ -254,8 +255,8 @@ async def _check_idle(client: Client, group: str, *, is_new: bool) -> None:
         count = len(described.members)
         raise RequestError(
             ErrorCode.NON_EMPTY_GROUP,
-            f"group {group!r} is {described.state} with {count} "
-            f"member{'s' if count != 1 else ''}, who would go on where they are",
+            f"group {group!r} is {described.state} with {counted(count, 'member')}, who would go "
+            "on where they are",
         )
 
 

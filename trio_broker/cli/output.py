@@ -32,6 +32,11 @@ def text_of(value: object) -> str:
     return str(value)
 
 
+def counted(count: int, what: str) -> str:
+    """Write a number of things: ``1 record``, ``2 records``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def size_text(size_bytes: object) -> str:
     """Write a number of bytes for people: ``1.5 MiB``."""
     if not isinstance(size_bytes, int):

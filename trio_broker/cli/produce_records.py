@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from trio_broker.cli.output import say
+from trio_broker.cli.output import counted, say
 from trio_broker.cli.progress import long_work
 from trio_broker.cli.record_text import BadRecord, Headers, ReadRecord, parse_record, unescape
 from trio_broker.cli.running import Failed
@@ -103,7 +103,7 @@ async def produce(
                 await sender.finish()
         finally:
             if sending.is_verbose or sys.stderr.isatty():
-                say(f"{sender.acknowledged} records sent to {sending.topic}")
+                say(f"{counted(sender.acknowledged, 'record')} sent to {sending.topic}")
         sender.check()
 
 
@@ -145,7 +145,7 @@ class _Sender:
         if self._failure is None:
             return
         if self._refused > 1:
-            say(f"{self._refused - 1} more records were refused after this one:")
+            say(f"{counted(self._refused - 1, 'more record')} refused after this one:")
         raise self._failure
 
     async def _send_file(self, path: str | None) -> None:

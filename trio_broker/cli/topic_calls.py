@@ -8,6 +8,7 @@ from trio_broker.cli.now import now_ms
 from trio_broker.cli.options import TABLE, confirm
 from trio_broker.cli.output import (
     Column,
+    counted,
     print_facts,
     print_table,
     say,
@@ -121,7 +122,7 @@ def _created(created: CreatedTopic) -> dict[str, Any]:
 def _with_count(partitions: int) -> str:
     if partitions < 1:
         return ""
-    return f" with {partitions} partition{'s' if partitions > 1 else ''}"
+    return f" with {counted(partitions, 'partition')}"
 
 
 def _id_text(topic_id: TopicId) -> str | None:
@@ -404,7 +405,8 @@ async def truncate(client: Client, cut: Cut, output: str, *, yes: bool) -> None:
     after = before
     if not cut.dry_run and doomed:
         confirm(
-            f"Delete {doomed} records of topic {cut.name}? They cannot be brought back.", yes=yes
+            f"Delete {counted(doomed, 'record')} of topic {cut.name}? This cannot be undone.",
+            yes=yes,
         )
         wanted = {place: offset for place, offset in before.items() if offset > found[place].start}
         after = before | await client.admin.delete_records(wanted)
@@ -471,7 +473,9 @@ async def delete(
         records = sum(extent.records for extent in found.values())
         rows.append({"name": name, "partitions": len(topic.partitions), "records": records})
     if rows:
-        listed = ", ".join(f"{row['name']} ({row['records']} records)" for row in rows)
+        listed = ", ".join(
+            f"{row['name']} ({counted(int(str(row['records'])), 'record')})" for row in rows
+        )
         confirm(f"Delete {listed}? This cannot be undone.", yes=yes)
     for row in rows:
         await client.admin.delete_topic(str(row["name"]))

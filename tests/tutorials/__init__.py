@@ -1,0 +1,1 @@
+"""Runs the tutorials as their readers do."""
