@@ -41,10 +41,10 @@ def log_dir(
     )
 
 
-def facts(*log_dirs: LogDirHealth, phase: Phase = Phase.SERVING, leaks: int = 0) -> HealthFacts:
-    return HealthFacts(
-        phase=phase.value, uptime_seconds=1.0, log_dirs=log_dirs, leaks_suspected=leaks
-    )
+def facts(
+    *log_dirs: LogDirHealth, phase: Phase = Phase.SERVING, leaks: tuple[str, ...] = ()
+) -> HealthFacts:
+    return HealthFacts(phase=phase.value, uptime_seconds=1.0, log_dirs=log_dirs, leaks=leaks)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_without_any_disk_that_works_it_is_not_ready_but_lives() -> None:
     [
         (facts(log_dir(stuck_seconds=12.0)), "one system call for 12 s"),
         (facts(log_dir(offline=2)), "2 of 3 offline"),
-        (facts(log_dir(), leaks=1), "hold files"),
+        (facts(log_dir(), leaks=("replica/x is gone, and holds 1: /f",)), "replica/x is gone"),
     ],
 )
 def test_what_is_not_in_order_is_named(found: HealthFacts, words: str) -> None:

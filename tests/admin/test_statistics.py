@@ -109,7 +109,7 @@ async def test_requests_and_connections(config: BrokerConfig) -> None:
         assert log_dir.state == "ok"
         assert log_dir.total_bytes is not None
         assert log_dir.free_bytes is not None
-        assert {handle.owner for handle in found.handles} >= {"replica"}
+        assert {each.owner for each in found.owners} >= {"replica", "shard", "lane", "broker"}
         assert found.tasks > 5
 
 

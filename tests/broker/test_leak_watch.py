@@ -11,6 +11,10 @@ import pytest
 from trio_broker import open_broker
 from trio_broker.broker import leak_watch
 from trio_broker.broker.leak_watch import LeakWatch
+from trio_broker.broker.statistics import health_facts
+from trio_broker.client import open_client
+from trio_broker.host.real import real_host
+from trio_broker.storage.paths import owner_name
 
 if TYPE_CHECKING:
     from trio_broker import BrokerConfig
@@ -31,10 +35,10 @@ async def test_a_broker_at_work_is_not_suspected(
             await broker.produce("orders", b"x", partition=partition)
         watch = watch_of(broker)
         await watch.look()
-        assert watch.suspects == {}
+        assert broker._state.leaks == {}
         await broker.delete_topic("orders")
         await watch.look()
-        assert watch.suspects == {}
+        assert broker._state.leaks == {}
 
 
 async def test_a_descriptor_that_the_ledger_does_not_know_is_found(
@@ -52,13 +56,16 @@ async def test_a_descriptor_that_the_ledger_does_not_know_is_found(
             watch = watch_of(broker)
             await watch.look()
             await watch.look()
-            assert list(watch.suspects) == [f"{stranger} (deleted)"]
-            assert broker._state.leaks_suspected == 1
+            assert list(broker._state.leaks) == [f"{stranger} (deleted)"]
+            assert "nobody accounts for it" in broker._state.leaks[f"{stranger} (deleted)"]
+            assert broker.statistics().leaks_suspected == 1
+            [sentence] = health_facts(broker._state).leaks
+            assert str(stranger) in sentence
         finally:
             os.close(descriptor)
         await watch.look()
-        assert watch.suspects == {}
-    assert sum("leaked files" in text and "still holds" in text for text in caplog.messages) == 1
+        assert broker._state.leaks == {}
+    assert sum("files held" in text and "accounts" in text for text in caplog.messages) == 1
 
 
 async def test_patience_comes_first(config: BrokerConfig) -> None:
@@ -67,7 +74,7 @@ async def test_patience_comes_first(config: BrokerConfig) -> None:
         with stranger.open("w"):
             watch = watch_of(broker)
             await watch.look()
-            assert watch.suspects == {}
+            assert broker._state.leaks == {}
 
 
 async def test_files_elsewhere_are_the_programs_own(
@@ -78,4 +85,113 @@ async def test_files_elsewhere_are_the_programs_own(
         with (tmp_path / "mine").open("w"):
             watch = watch_of(broker)
             await watch.look()
-            assert watch.suspects == {}
+            assert broker._state.leaks == {}
+
+
+async def test_a_file_whose_owner_is_gone_is_found_with_its_owner(
+    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+    async with open_broker(config) as broker:
+        await broker.create_topic("orders")
+        await broker.produce("orders", b"x")
+        replica = broker._state.router.by_name["orders"].replica(0)
+        assert replica is not None
+        owner = owner_name(replica.topic_partition)
+        await broker.delete_topic("orders")
+        fs = broker._state.host.fs
+        kept = fs.open(str(Path(config.data_dir) / "logs" / "kept"), owner, create=True)
+        watch = watch_of(broker)
+        await watch.look()
+        assert list(broker._state.leaks) == [owner]
+        assert broker._state.leaks[owner] == f"{owner} is gone, and holds 1: {kept.path}"
+        kept.close()
+        await watch.look()
+        assert broker._state.leaks == {}
+
+
+async def test_an_owner_that_holds_more_than_it_has_use_for_is_found(
+    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+    async with open_broker(config) as broker:
+        await broker.create_topic("orders")
+        await broker.produce("orders", b"x")
+        replica = broker._state.router.by_name["orders"].replica(0)
+        assert replica is not None
+        fs = broker._state.host.fs
+        for owner in (owner_name(replica.topic_partition), "metadata"):
+            path = f"{config.data_dir}/logs/many"
+            files = [fs.open(path, owner, create=True) for _ in range(10)]
+            watch = watch_of(broker)
+            await watch.look()
+            assert list(broker._state.leaks) == [owner]
+            assert "may hold" in broker._state.leaks[owner]
+            assert (
+                "and 7 more" in broker._state.leaks[owner]
+                or "8 more" in (broker._state.leaks[owner])
+            )
+            for file in files:
+                file.close()
+            await watch.look()
+            assert broker._state.leaks == {}
+
+
+async def test_a_descriptor_that_was_doubled_is_found(
+    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+    async with open_broker(config) as broker:
+        await broker.create_topic("orders")
+        await broker.produce("orders", b"x")
+        [file] = [
+            file
+            for file in broker._state.host.fs._ledger.files()
+            if "replica/" in file.owner and "metadata" not in file.path
+        ]
+        double = os.dup(file._descriptor)
+        watch = watch_of(broker)
+        await watch.look()
+        os.close(double)
+        assert list(broker._state.leaks) == [file.path]
+
+
+async def test_brokers_on_one_host_do_not_suspect_each_other(
+    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+    host = real_host()
+    other = config.with_values(data_dir=config.data_dir + "-other")
+    async with open_broker(config, host=host) as first, open_broker(other, host=host) as second:
+        for broker in (first, second):
+            await broker.create_topic("orders", partitions=3)
+            await broker.produce("orders", b"x")
+        for broker in (first, second):
+            await watch_of(broker).look()
+            assert broker._state.leaks == {}
+            owners = {each.owner: each for each in broker.statistics().owners}
+            assert owners["replica"].open_files == 2  # and the journal's
+            assert owners["replica"].tasks == 3
+
+
+async def test_files_tasks_and_bytes_are_counted_by_their_owners(
+    wire_config: BrokerConfig,
+) -> None:
+    async with open_broker(wire_config) as broker:
+        await broker.create_topic("orders", partitions=5)
+        await broker.produce("orders", bytes(1000), partition=0)
+        async with open_client(broker.bootstrap) as client:
+            await client.admin.list_topics()
+            owners = {each.owner: each for each in broker.statistics().owners}
+            assert owners["connection"].tasks == len(broker._state.clients) > 0
+        assert owners["replica"].tasks == 5
+        assert owners["replica"].open_bytes > 1000
+        assert owners["lane"].tasks == 3
+        assert owners["shard"].tasks == 4
+        assert owners["log-dir"].tasks == 3
+        assert owners["listener"].tasks == 1
+        # What is left are the root and the few tasks for the broker as a whole.
+        assert owners["broker"].tasks < 10
+        await broker.delete_topic("orders")
+        owners = {each.owner: each for each in broker.statistics().owners}
+        assert owners.get("replica") is None or owners["replica"].tasks == 0

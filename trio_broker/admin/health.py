@@ -84,14 +84,14 @@ class HealthFacts:
         phase: value of `broker.phase.Phase`.
         uptime_seconds: since the broker began to start.
         log_dirs: empty until they have been opened.
-        leaks_suspected: owners that hold files for longer than they may.
+        leaks: a sentence for each owner that holds files for longer than it may.
         faults: what boundaries of the task tree have stopped; the newest last.
     """
 
     phase: str
     uptime_seconds: float
     log_dirs: tuple[LogDirHealth, ...]
-    leaks_suspected: int = 0
+    leaks: tuple[str, ...] = ()
     faults: tuple[FaultStatistics, ...] = ()
 
 
@@ -139,7 +139,7 @@ def health(facts: HealthFacts) -> Answer:
             "phase": facts.phase,
             "uptime_seconds": round(facts.uptime_seconds, 3),
             "reasons": verdict.body["reasons"],
-            "leaks_suspected": facts.leaks_suspected,
+            "leaks": list(facts.leaks),
             "log_dirs": [_log_dir(log_dir) for log_dir in facts.log_dirs],
             "faults": [
                 {"boundary": fault.boundary, "count": fault.count, "last_cause": fault.last_cause}
@@ -169,8 +169,7 @@ def reasons(facts: HealthFacts) -> list[str]:
                 found.append(f"{name} has failed and will be started again")
             if shard.offline_replicas and log_dir.state != _DISK_FAILED:
                 found.append(f"{name}: {shard.offline_replicas} of {shard.replicas} offline")
-    if facts.leaks_suspected:
-        found.append(f"{facts.leaks_suspected} owners hold files for longer than they may")
+    found += [f"files held: {leak}" for leak in facts.leaks]
     return found
 
 

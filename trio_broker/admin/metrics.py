@@ -193,14 +193,24 @@ def _memory(attribute: str) -> Family:
     return Family(f"trio_broker_memory_pool_{attribute}", "gauge", ("pool",), help_text, rows)
 
 
-def _open_files(shown: Shown) -> Iterator[Row]:
-    for handle in shown.statistics.handles:
-        yield (handle.owner,), handle.open_files
+def _per_owner(name: str, help_text: str, attribute: str) -> Family:
+    def rows(shown: Shown) -> Iterator[Row]:
+        for found in shown.statistics.owners:
+            yield (found.owner,), getattr(found, attribute)
+
+    return Family(f"trio_broker_{name}", "gauge", ("owner",), help_text, rows)
 
 
 def _open_segment_files(shown: Shown) -> Iterator[Row]:
-    files = (each.open_files for each in shown.statistics.handles if each.owner == "replica")
+    files = (each.open_files for each in shown.statistics.owners if each.owner == "replica")
     yield (), sum(files)
+
+
+def _descriptors(shown: Shown) -> Iterator[Row]:
+    budget = shown.statistics.descriptors
+    yield ("connections",), budget.connections_max
+    yield ("segment_files",), budget.files_max
+    yield ("reserved",), budget.reserved
 
 
 def _stop_seconds(shown: Shown) -> Iterator[Row]:
@@ -352,12 +362,19 @@ FAMILIES: Final = (
         "stuck_seconds",
     ),
     # --- inside
+    _per_owner("open_files", "Files open, by the kind of their owner.", "open_files"),
+    _per_owner(
+        "open_file_bytes",
+        "Size of these files: what the disk could not have back if they were removed.",
+        "open_bytes",
+    ),
+    _per_owner("owned_tasks", "Trio tasks of the broker, by the kind of their owner.", "tasks"),
     Family(
-        "trio_broker_open_files",
+        "trio_broker_descriptors_max",
         "gauge",
-        ("owner",),
-        "Files the broker has open, by the kind of their owner.",
-        _open_files,
+        ("use",),
+        "How the descriptors that the process may have were divided at the start.",
+        _descriptors,
     ),
     Family(
         "trio_broker_open_segment_files",

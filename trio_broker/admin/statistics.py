@@ -281,16 +281,37 @@ class MemoryStatistics:
 
 
 @frozen(kw_only=True)
-class HandleStatistics:
-    """Files that are open now, by whom they belong to.
+class OwnerStatistics:
+    """What a level of the task tree holds now.
 
     Attributes:
-        owner: kind of owner: replica, log-dir, metadata, ...
-        open_files: how many.
+        owner: kind of owner: replica, log-dir, metadata, shard, lane, connection, ...
+        open_files: how many files it has open.
+        open_bytes: size of those files: what the disk could not have back if they were removed.
+        tasks: how many tasks it has.
     """
 
     owner: str
     open_files: int
+    open_bytes: int
+    tasks: int
+
+
+@frozen(kw_only=True)
+class DescriptorStatistics:
+    """Who may have how many of the process's descriptors, as settled at the start.
+
+    Attributes:
+        allowed: what the system allowed then (RLIMIT_NOFILE).
+        reserved: set aside for everything that is neither a segment nor a client.
+        files_max: most segment files kept open.
+        connections_max: most connections of Kafka clients.
+    """
+
+    allowed: int
+    reserved: int
+    files_max: int
+    connections_max: int
 
 
 @frozen(kw_only=True)
@@ -324,7 +345,8 @@ class BrokerStatistics:
         requests: by API, those that were ever asked for.
         log_dirs: as configured.
         memory: the pools.
-        handles: open files, by kind of owner.
+        owners: open files and tasks, by kind of owner.
+        descriptors: how they are divided.
         leaks_suspected: owners that hold files for longer than they may.
         tasks: of the whole Trio program, an embedding one's included.
         event_loop_lag_seconds: longest time in the last quarter of a minute that a task which was
@@ -344,7 +366,8 @@ class BrokerStatistics:
     requests: tuple[RequestStatistics, ...]
     log_dirs: tuple[LogDirStatistics, ...]
     memory: tuple[MemoryStatistics, ...]
-    handles: tuple[HandleStatistics, ...]
+    owners: tuple[OwnerStatistics, ...]
+    descriptors: DescriptorStatistics
     leaks_suspected: int
     tasks: int
     event_loop_lag_seconds: float

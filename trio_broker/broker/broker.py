@@ -127,6 +127,7 @@ class BrokerTree:
         """
         try:
             with self._scope, self.state.host.fs.spare_descriptors(self.state.descriptors.spares):
+                self.state.root_task = trio.lowlevel.current_task()
                 self._report_descriptors()
                 async with open_http_server(self.state):
                     async with AsyncExitStack() as stack:

@@ -18,6 +18,7 @@ from trio_broker.errors import StorageError, StuckIO
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskState, thresholds
+from trio_broker.storage.log_dir import owner_of
 
 if TYPE_CHECKING:
     from trio_broker.broker.log_dir import LogDir
@@ -41,7 +42,7 @@ def probe_job(fs: FileSystem, path: str) -> Job[Space]:
         AppendFailed, SyncFailed, OSError: the disk does not work.
     """
     name = f"{path}/{PROBE_NAME}"
-    file = yield from jobs.open_file(fs, name, f"log-dir/{path}", create=True)
+    file = yield from jobs.open_file(fs, name, owner_of(path), create=True)
     try:
         yield from jobs.append_all(file, 0, [bytes(PROBE_BYTES)])
         yield from jobs.sync(file)
@@ -61,7 +62,7 @@ def ballast_job(fs: FileSystem, path: str, size_bytes: int) -> Job[None]:
         OSError: there is no room for it.
     """
     name = f"{path}/{paths.BALLAST_NAME}"
-    file = yield from jobs.open_file(fs, name, f"log-dir/{path}", create=True)
+    file = yield from jobs.open_file(fs, name, owner_of(path), create=True)
     try:
         if file.size > size_bytes:
             yield file.truncate, (size_bytes,)

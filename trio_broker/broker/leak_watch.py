@@ -1,46 +1,59 @@
-"""Looks for files that nobody should hold any more, and says whose they were.
+"""Looks for files that nobody should hold, and says whose they are.
 
-Two things can go wrong. A file in the handle ledger may have an owner that is gone: a replica
-whose topic was deleted. And this process may hold a descriptor under one of our directories that
-the ledger does not know. Either is reported only if it lasts, because files of an operation under
-way look the same for a moment. Files elsewhere are the embedding program's own business.
+Three things can go wrong. A file in the handle ledger may have an owner that is gone: a replica
+whose topic was deleted. An owner that lives may hold more files than it has use for. And this
+process may hold a descriptor under one of our directories that the ledger does not know. Each is
+reported only if it lasts, because files of an operation under way look the same for a moment.
+Files elsewhere are the embedding program's own business, and so are those of another broker that
+runs on the same host.
 """
 
 from __future__ import annotations
 
 import logging
 import posixpath
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
 
-from trio_broker.cluster.embedded_folder import JOURNAL_PARTITION
+from trio_broker.broker.paced_log import PacedLog
+from trio_broker.cluster.embedded_folder import JOURNAL_FILES_MAX, JOURNAL_PARTITION
+from trio_broker.cluster.embedded_folder import OWNER as METADATA_OWNER
 from trio_broker.errors import StuckIO
+from trio_broker.storage.log_dir import owner_of
 from trio_broker.storage.paths import LOCK_NAME, owner_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_broker.broker.state import BrokerState
+    from trio_broker.host.interface import OpenFile
 
 logger = logging.getLogger("trio_broker.leak_watch")
 
 LOOK_SECONDS = 10.0
-#: How long a file may be without an owner before somebody is told.
+#: How long something may look like a leak before somebody is told.
 PATIENCE_SECONDS = 30.0
-_REPLICA_OWNER_PREFIX = "replica/"
+#: Files that a job may have open for an owner besides those that stay open.
+FILES_OF_A_JOB = 2
+REPLICA_OWNER_PREFIX = "replica/"
+#: All replicas together, which share one cache of open files.
+ALL_REPLICAS = "replicas"
+_PATHS_SHOWN = 3
 
 
 class LeakWatch:
     """Watches the descriptors of one broker.
 
-    Attributes:
-        suspects: owners (or paths, where the ledger knows no owner) that hold files for too long,
-            with the paths.
+    What it suspects is in `BrokerState.leaks`: a sentence for each owner (or path, where the ledger
+    knows no owner).
     """
 
     def __init__(self, state: BrokerState) -> None:
-        self.suspects: dict[str, tuple[str, ...]] = {}
         self._state = state
         self._first_seen: dict[str, float] = {}
+        self._paced = PacedLog(logger)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -50,50 +63,68 @@ class LeakWatch:
 
     async def look(self) -> None:
         """Look once."""
-        held = self._without_owner()
-        for path in await self._unknown_descriptors():
-            held.setdefault(path, []).append(path)
+        state = self._state
+        fs = state.host.fs
+        before = fs.open_files()
+        try:
+            lane = state.log_dirs[0].lane
+            open_paths = await lane.call(fs.descriptor_paths, state.directories)
+        except (StuckIO, OSError):
+            return  # the disk is in trouble, which is told elsewhere
+        after = fs.open_files()
+        found = self._beyond_bounds(after)
+        # What was opened or closed in between is in one of the two.
+        known = Counter(file.path for file in before) | Counter(file.path for file in after)
+        unknown = Counter(path for path in open_paths if posixpath.basename(path) != LOCK_NAME)
+        for path in unknown - known:
+            found[path] = f"{path} is open and nobody accounts for it"
         now = trio.current_time()
-        self._first_seen = {key: self._first_seen.get(key, now) for key in held}
-        suspects = {
-            key: tuple(paths)
-            for key, paths in held.items()
+        self._first_seen = {key: self._first_seen.get(key, now) for key in found}
+        leaks = {
+            key: sentence
+            for key, sentence in found.items()
             if now - self._first_seen[key] >= PATIENCE_SECONDS
         }
-        for key in suspects.keys() - self.suspects.keys():
-            logger.error("leaked files: %s still holds %s", key, ", ".join(suspects[key]))
-        for key in self.suspects.keys() - suspects.keys():
-            logger.info("leaked files: %s has let go", key)
-        self.suspects = suspects
-        self._state.leaks_suspected = len(suspects)
+        for key in leaks.keys() - state.leaks.keys():
+            self._paced.log(logging.ERROR, "leak", f"files held: {leaks[key]}")
+        for key in state.leaks.keys() - leaks.keys():
+            logger.info("files held: %s has let go", key)
+        state.leaks = leaks
 
-    def _without_owner(self) -> dict[str, list[str]]:
-        """Return ledger entries of replicas that are gone, by owner."""
-        living = {
-            owner_name(topic_partition)
-            for log_dir in self._state.log_dirs
-            for shard in log_dir.shards
-            for topic_partition in shard.replicas
-        }
-        living.add(owner_name(JOURNAL_PARTITION))
+    def _beyond_bounds(self, ledger: Sequence[OpenFile]) -> dict[str, str]:
+        """Return a sentence for each owner that holds more files than it may."""
         held: dict[str, list[str]] = {}
-        for file in self._state.host.fs.open_files():
-            if file.owner.startswith(_REPLICA_OWNER_PREFIX) and file.owner not in living:
-                held.setdefault(file.owner, []).append(file.path)
-        return held
+        for file in self._state.own_files(ledger):
+            held.setdefault(file.owner, []).append(file.path)
+            if file.owner.startswith(REPLICA_OWNER_PREFIX):
+                held.setdefault(ALL_REPLICAS, []).append(file.path)
+        bounds = self._bounds()
+        found = {}
+        for owner, paths in held.items():
+            bound = bounds.get(owner, 0)
+            if len(paths) > bound:
+                shown = ", ".join(paths[:_PATHS_SHOWN])
+                more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
+                why = f"may hold {bound}" if owner in bounds else "is gone"
+                found[owner] = f"{owner} {why}, and holds {len(paths)}: {shown}{more}"
+        return found
 
-    async def _unknown_descriptors(self) -> list[str]:
-        """Return paths under our directories that are open without being in the ledger."""
-        config = self._state.config
-        fs = self._state.host.fs
-        directories = (config.data_dir, *config.log_directories)
-        try:
-            open_paths = await self._state.log_dirs[0].lane.call(fs.descriptor_paths, directories)
-        except (StuckIO, OSError):
-            return []  # the disk is in trouble, which is told elsewhere
-        known = {file.path for file in fs.open_files()}
-        return [
-            path
-            for path in dict.fromkeys(open_paths)
-            if path not in known and posixpath.basename(path) != LOCK_NAME
-        ]
+    def _bounds(self) -> dict[str, int]:
+        """Return how many files each living owner may have open."""
+        state = self._state
+        bounds = {
+            METADATA_OWNER: FILES_OF_A_JOB,
+            owner_name(JOURNAL_PARTITION): JOURNAL_FILES_MAX + FILES_OF_A_JOB,
+        }
+        lanes = 1
+        for log_dir in state.log_dirs:
+            bounds[owner_of(log_dir.directory.path)] = FILES_OF_A_JOB
+            lanes += len(log_dir.shards)
+            for shard in log_dir.shards:
+                for topic_partition, replica in shard.replicas.items():
+                    segments = replica.log.segment_count if replica.has_log else 0
+                    bounds[owner_name(topic_partition)] = segments + FILES_OF_A_JOB
+        bounds[ALL_REPLICAS] = (
+            state.descriptors.files_max + JOURNAL_FILES_MAX + FILES_OF_A_JOB * lanes
+        )
+        return bounds

@@ -26,7 +26,7 @@ from trio_broker.errors import ErrorCode, StorageError
 from trio_broker.replication.producer_state import ProducerStateTable
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskHealth, DiskState
-from trio_broker.storage.handles import SegmentCache
+from trio_broker.storage.handles import SegmentCache, open_files_of
 from trio_broker.storage.log import LogSettings
 from trio_broker.storage.log_dir import LogDirectory, open_log_directory_job
 from trio_broker.storage.recovery import open_log_job
@@ -289,7 +289,7 @@ class LogDir:
     def held_files(self, owners: Collection[str]) -> list[OpenFile]:
         """Return what the handle ledger shows open for some owners, once nothing is on its way."""
         self._cache.take_offers()
-        return [file for file in self._state.host.fs.open_files() if file.owner in owners]
+        return open_files_of(self._state.host.fs, *owners)
 
     # The end.
 

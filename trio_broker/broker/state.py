@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.shutdown import PhaseReport
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
-    from trio_broker.host.interface import Host, Lane
+    from trio_broker.host.interface import Host, Lane, OpenFile
 
 listeners_logger = logging.getLogger("trio_broker.listeners")
 
@@ -56,7 +56,8 @@ class BrokerState:
         loop_lag: how late the event loop runs.
         connections_accepted: clients let in, ever.
         connections_refused: clients turned away because there were too many.
-        leaks_suspected: owners that hold files for longer than they may.
+        leaks: a sentence for each owner that holds files for longer than it may.
+        root_task: of the broker's task tree, once it runs.
         stop_phases: those phases of the stop that are over.
         request_memory: frames being received, or waiting for the disk.
         response_memory: fetched bytes being sent.
@@ -96,7 +97,8 @@ class BrokerState:
     loop_lag: LoopLag = field(factory=LoopLag)
     connections_accepted: int = 0
     connections_refused: int = 0
-    leaks_suspected: int = 0
+    leaks: Mapping[str, str] = field(factory=dict)
+    root_task: trio.lowlevel.Task | None = None
     stop_phases: Sequence[PhaseReport] = ()
     started_at: float = field(factory=trio.current_time)
     disk_lanes: list[Lane] = field(factory=list)
@@ -123,6 +125,16 @@ class BrokerState:
         self.topic_mutations = TokenBucket(
             limits.topic_mutations_per_second, limits.topic_mutations_burst, trio.current_time()
         )
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """Directories that are this broker's alone."""
+        return (self.config.data_dir, *self.config.log_directories)
+
+    def own_files(self, files: Sequence[OpenFile]) -> list[OpenFile]:
+        """Return those files that are this broker's: several may share a host and its ledger."""
+        own = tuple(f"{directory.rstrip('/')}/" for directory in self.directories)
+        return [file for file in files if file.path.startswith(own)]
 
     @property
     def phase(self) -> Phase:

@@ -19,16 +19,18 @@ from trio_broker.admin.statistics import (
     BrokerStatistics,
     CommittedOffset,
     ConnectionStatistics,
+    DescriptorStatistics,
     FaultStatistics,
     GroupStatistics,
-    HandleStatistics,
     LogDirStatistics,
     MemoryStatistics,
+    OwnerStatistics,
     PartitionStatistics,
     RequestStatistics,
     ShardStatistics,
     TopicStatistics,
 )
+from trio_broker.broker.owned_tasks import count_tasks
 from trio_broker.broker.replica import ReplicaState
 from trio_broker.broker.request_counters import LATENCY_BOUNDS_SECONDS
 from trio_broker.broker.retention_facts import retention_of
@@ -88,7 +90,7 @@ def health_facts(state: BrokerState) -> HealthFacts:
         phase=state.phase.value,
         uptime_seconds=trio.current_time() - state.started_at,
         log_dirs=tuple(_log_dir_health(state, log_dir) for log_dir in state.log_dirs),
-        leaks_suspected=state.leaks_suspected,
+        leaks=tuple(_printable(sentence) for sentence in state.leaks.values()),
         faults=_faults(state),
     )
 
@@ -113,7 +115,7 @@ def _collect(state: BrokerState) -> Collecting:
         for summary in sorted(state.coordinator.summaries(), key=lambda group: group.group_id):
             groups.append((yield from _group(state, summary)))
     yield
-    handles = Counter(file.owner.partition("/")[0] for file in state.host.fs.open_files())
+    owners = _owners(state)
     yield
     return BrokerStatistics(
         version=__version__,
@@ -137,15 +139,38 @@ def _collect(state: BrokerState) -> Collecting:
                 ("response", state.response_memory),
             )
         ),
-        handles=tuple(
-            HandleStatistics(owner=owner, open_files=count)
-            for owner, count in sorted(handles.items())
+        owners=owners,
+        descriptors=DescriptorStatistics(
+            allowed=state.descriptors.allowed,
+            reserved=state.descriptors.reserved,
+            files_max=state.descriptors.files_max,
+            connections_max=state.descriptors.connections_max,
         ),
-        leaks_suspected=state.leaks_suspected,
+        leaks_suspected=len(state.leaks),
         tasks=trio.lowlevel.current_statistics().tasks_living,
         event_loop_lag_seconds=state.loop_lag.max_seconds,
         faults=_faults(state),
         stop_seconds=tuple((phase.name, phase.milliseconds / 1000) for phase in state.stop_phases),
+    )
+
+
+def _owners(state: BrokerState) -> tuple[OwnerStatistics, ...]:
+    """Count files and tasks by the kind of their owner."""
+    files: Counter[str] = Counter()
+    size_bytes: Counter[str] = Counter()
+    for file in state.own_files(state.host.fs.open_files()):
+        owner = file.owner.partition("/")[0]
+        files[owner] += 1
+        size_bytes[owner] += file.size_bytes
+    tasks = count_tasks(state.root_task)
+    return tuple(
+        OwnerStatistics(
+            owner=owner,
+            open_files=files[owner],
+            open_bytes=size_bytes[owner],
+            tasks=tasks.get(owner, 0),
+        )
+        for owner in sorted({*files, *tasks})
     )
 
 

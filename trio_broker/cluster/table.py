@@ -20,7 +20,8 @@ from trio_broker.metadata.transaction import (
     Transaction,
 )
 
-#: Most operations kept for watchers that are behind; older revisions are dropped whole.
+#: Most operations kept for watchers that are behind; older revisions are dropped whole. They take
+#: some 400 bytes each, and a watcher that needs older ones takes a snapshot instead.
 HISTORY_OPERATIONS_MAX = 4_000
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 16 * 1024 * 1024

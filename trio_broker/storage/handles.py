@@ -193,6 +193,7 @@ def _is_needed(segment: Segment) -> bool:
     return segment.pins > 0 or segment.holds_unsynced
 
 
-def open_files_of(fs: FileSystem, owner: str) -> list[OpenFile]:
-    """Return what the handle ledger shows open for one owner."""
-    return [entry for entry in fs.open_files() if entry.owner == owner]
+def open_files_of(fs: FileSystem, *owners: str) -> list[OpenFile]:
+    """Return what the handle ledger shows open for some owners."""
+    wanted = frozenset(owners)
+    return [file for file in fs.open_files() if file.owner in wanted]

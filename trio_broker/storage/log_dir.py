@@ -141,7 +141,7 @@ class LogDirectory:
         return jobs.write_small_file(
             self.fs,
             f"{self.path}/{paths.CLEAN_MARKER_NAME}",
-            _owner(self.path),
+            owner_of(self.path),
             encode_summaries(by_name),
         )
 
@@ -237,9 +237,9 @@ def _take_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSumma
     replicas that a process made right before it was killed.
     """
     marker = f"{path}/{paths.CLEAN_MARKER_NAME}"
-    payload = yield from read_derived(fs, marker, _owner(path))
+    payload = yield from read_derived(fs, marker, owner_of(path))
     try:
-        yield from jobs.write_small_file(fs, marker, _owner(path), _NOT_CLEAN)
+        yield from jobs.write_small_file(fs, marker, owner_of(path), _NOT_CLEAN)
     except (AppendFailed, OSError):
         # A full disk must not keep the broker from starting: how else could it delete anything?
         yield from unlink_if_there(fs, marker)
@@ -259,7 +259,7 @@ def _take_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSumma
 def _read_meta(fs: FileSystem, path: str, cluster_id: str, node_id: int) -> Job[UUID]:
     """Return the directory id, if the directory is ours."""
     meta = f"{path}/{paths.META_NAME}"
-    payload = yield from jobs.read_small_file(fs, meta, _owner(path))
+    payload = yield from jobs.read_small_file(fs, meta, owner_of(path))
     if payload is None:
         raise CorruptLog(f"{meta} is damaged: nothing says whose log dir this is")
     try:
@@ -290,7 +290,7 @@ def _write_meta(
         "node_id": node_id,
     }
     meta = f"{path}/{paths.META_NAME}"
-    yield from jobs.write_small_file(fs, meta, _owner(path), json.dumps(fields).encode())
+    yield from jobs.write_small_file(fs, meta, owner_of(path), json.dumps(fields).encode())
 
 
 def _make_replicas(fs: FileSystem, path: str, directories: Sequence[str]) -> Job[None]:
@@ -370,5 +370,6 @@ def _quarantine(fs: FileSystem, path: str, name: str) -> Job[str]:
     return target
 
 
-def _owner(path: str) -> str:
+def owner_of(path: str) -> str:
+    """Return what files of a log dir itself are entered under in the handle ledger."""
     return f"log-dir/{path}"
