@@ -118,6 +118,25 @@ _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
         "use log.message.timestamp.before.max.ms and log.message.timestamp.after.max.ms",
     ),
     (("log.flush.",), "records are flushed by 'storage.durability', as fsync unless you say less"),
+    (("log.cleaner.", "log.deletion."), "there is no log compaction yet"),
+    (("log.roll.jitter.",), "partitions do not roll all at one time: each does with its own batch"),
+    (
+        ("fetch.purgatory.", "producer.purgatory.", "delete.records.purgatory."),
+        "requests that wait are woken by what they wait for",
+    ),
+    (
+        ("create.topic.policy.", "alter.config.policy.", "config.providers", "replica.selector."),
+        "classes of Java cannot be loaded",
+    ),
+    (
+        ("host.name", "port", "advertised.host.name", "advertised.port"),
+        "Kafka itself has dropped it: say it in 'listeners' and 'advertised'",
+    ),
+    (("control.plane.", "request.timeout.ms", "migration.", "add.partitions.to.txn."), _NO_QUORUM),
+    (("connection.failed.authentication.",), _NO_SECURITY),
+    (("unclean.leader.",), _NO_REPLICATION),
+    (("producer.id.expiration.check.",), "each log looks for them by itself"),
+    (("log.initial.task.delay.ms", "max.request.partition."), "there is nothing to tune there"),
     (("log.retention.check.interval.ms",), "a log is looked at when something in it is due"),
     (("log.dir.failure.timeout.ms",), "a failed log dir goes offline, the others go on"),
     (("remote.", "log.local."), "there is no tiered storage"),
@@ -242,7 +261,9 @@ def _reason(name: str) -> str:
     for beginnings, reason in _REASONS:
         if name.startswith(beginnings):
             return reason
-    near = difflib.get_close_matches(name[:100], [*BROKER_CONFIGS, *OTHER_KAFKA_NAMES], n=1)
+    near = difflib.get_close_matches(
+        name[:100], [*BROKER_CONFIGS, *OTHER_KAFKA_NAMES], n=1, cutoff=0.85
+    )
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"nothing here corresponds to it{hint}"
 
