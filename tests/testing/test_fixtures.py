@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 SUITE = """
@@ -38,6 +41,20 @@ def test_collecting_loads_neither_trio_nor_the_broker(
         "-p", "trio_broker.testing.pytest_plugin", "-p", "no:cacheprovider"
     )
     result.assert_outcomes(passed=2)
+
+
+def test_a_broker_in_a_thread_needs_no_pytest() -> None:
+    code = (
+        "import sys\n"
+        "from trio_broker.testing import broker_thread\n"
+        "with broker_thread() as broker:\n"
+        "    broker.create_topic('orders')\n"
+        "print({'pytest', 'hypothesis', 'asyncio'} & set(sys.modules))\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == "set()\n"
 
 
 def test_pytest_trio_is_not_needed(pytester: pytest.Pytester) -> None:
