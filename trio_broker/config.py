@@ -229,6 +229,9 @@ class LimitsConfig(Checked):
         86_400_000, 1, INT64_MAX, help="forget an idempotent producer after this long"
     )
     offset_metadata_bytes_max: int = _bounded(4096, 0, INT32_MAX, help="per committed offset")
+    offsets_bytes_max: int = _bounded(
+        256 * MIB, 64 * KIB, INT64_MAX, help="committed offsets of all groups, in memory"
+    )
     groups_max: int = _bounded(10_000, 1, 10_000_000, help="consumer groups")
 
 

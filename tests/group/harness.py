@@ -46,7 +46,7 @@ class Harness:
         total: Tally | None = None,
         **config: int,
     ) -> None:
-        limit_names = {"groups_max", "offset_metadata_bytes_max"}
+        limit_names = {"groups_max", "offset_metadata_bytes_max", "offsets_bytes_max"}
         limits = {name: config.pop(name) for name in limit_names & config.keys()}
         self.config = GroupConfig(initial_rebalance_delay_ms=delay_ms, **config)
         self.limits = LimitsConfig(**limits)

@@ -107,3 +107,33 @@ def test_machines_of_one_broker_share_its_limits() -> None:
     one.refuse()
     assert (total.groups, total.size_bytes) == (1, two.machine.membership_bytes)
     assert two.codes(two.commit({("t", 0): 1}, group_id="d")) == (E.NONE,)
+
+
+def test_the_memory_of_committed_offsets_is_bounded() -> None:
+    total = Tally()
+    one, two = (Harness(total=total, offsets_bytes_max=65_536) for _ in range(2))
+    note = "x" * 3_600  # about 4,000 bytes each
+    for partition in range(8):
+        for world in (one, two):
+            assert world.codes(world.commit({("t", partition): 1}, metadata=note)) == (E.NONE,)
+    assert total.offsets_bytes == 16 * 4_000
+    full = E.INVALID_COMMIT_OFFSET_SIZE
+    many = {("t", 7): 2, **{("u", partition): 1 for partition in range(4)}}
+    # What takes no more room is committed, and new ones as far as there is room.
+    assert one.codes(one.commit(many)) == (E.NONE, E.NONE, E.NONE, E.NONE, E.NONE)
+    assert one.codes(one.commit({("u", 9): 1}, metadata=note)) == (full,)
+    assert two.codes(two.commit({("t", 0): 2}, metadata=note)) == (E.NONE,)
+    assert two.codes(two.commit({("t", 0): 2}, metadata=note + "x" * 400)) == (E.NONE,)
+    assert two.codes(two.commit({("t", 1): 2}, metadata=note + "x" * 496)) == (E.NONE,)
+    before = frozen_state(two.machine)
+    assert two.codes(two.commit({("v", 0): 1}, metadata=note)) == (full,)
+    assert frozen_state(two.machine) == before
+    # A restart takes in all there is; deletion makes room.
+    taken = two.machine._groups.tally.offsets_bytes
+    two.machine.close(two.now)
+    two.machine.give_up()
+    two.restart()
+    assert two.machine._groups.tally.offsets_bytes == taken
+    assert two.codes(two.delete_groups("g")) == (E.NONE,)
+    assert total.offsets_bytes == one.machine._groups.tally.offsets_bytes
+    assert two.codes(two.commit({("v", 0): 1}, metadata=note)) == (E.NONE,)

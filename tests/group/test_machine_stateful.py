@@ -289,6 +289,8 @@ class Groups(RuleBasedStateMachine):
             assert answer is not E.NONE
         else:
             reply = self.world.replies[answer]
+            if reply.code is E.GROUP_MAX_SIZE_REACHED:
+                return  # looked at before what is wrong; who was a member may be none now
             assert is_refused(reply), (what, reply)
         assert frozen_state(self.world.machine) == before, what
 

@@ -33,7 +33,7 @@ class GroupState(StrEnum):
 
 
 class Tally:
-    """How many groups there are, and about how much memory their members take.
+    """How many groups there are, and about how much memory their members and offsets take.
 
     Each partition of ``__consumer_offsets`` counts its own and adds it to that of the broker,
     because limits are meant for the broker as a whole.
@@ -41,13 +41,15 @@ class Tally:
     Attributes:
         groups: how many.
         size_bytes: metadata and assignments of members.
+        offsets_bytes: what is committed.
     """
 
-    __slots__ = ("_total", "groups", "size_bytes")
+    __slots__ = ("_total", "groups", "offsets_bytes", "size_bytes")
 
     def __init__(self, total: Tally | None = None) -> None:
         self.groups = 0
         self.size_bytes = 0
+        self.offsets_bytes = 0
         self._total = total
 
     @property
@@ -55,17 +57,22 @@ class Tally:
         """What all partitions have together."""
         return self if self._total is None else self._total
 
-    def add(self, *, groups: int = 0, size_bytes: int = 0) -> None:
+    def add(self, *, groups: int = 0, size_bytes: int = 0, offsets_bytes: int = 0) -> None:
         """Count something, or with negative numbers no longer."""
         self.groups += groups
         self.size_bytes += size_bytes
+        self.offsets_bytes += offsets_bytes
         if self._total is not None:
-            self._total.add(groups=groups, size_bytes=size_bytes)
+            self._total.add(groups=groups, size_bytes=size_bytes, offsets_bytes=offsets_bytes)
 
     def leave(self) -> None:
         """No longer count for the broker: the state of this partition is given up."""
         if self._total is not None:
-            self._total.add(groups=-self.groups, size_bytes=-self.size_bytes)
+            self._total.add(
+                groups=-self.groups,
+                size_bytes=-self.size_bytes,
+                offsets_bytes=-self.offsets_bytes,
+            )
             self._total = None
 
 

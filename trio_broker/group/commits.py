@@ -13,6 +13,7 @@ from trio_broker.config import INT64_MAX
 from trio_broker.errors import ErrorCode
 from trio_broker.group.classic_group import ClassicGroup, GroupState
 from trio_broker.group.commands import CodesReply, CommitOffsets
+from trio_broker.group.offsets import offset_size_bytes
 from trio_broker.group.schemas import (
     SCHEMA_STRING_BYTES_MAX,
     GroupMetadataKey,
@@ -52,6 +53,7 @@ class Commits:
         groups: all of the coordinator.
         membership: who is in them.
         metadata_bytes_max: longest metadata of one offset, in bytes of UTF-8.
+        offsets_bytes_max: what offsets of all groups may take.
         retention_ms: how long offsets are kept that nobody uses.
     """
 
@@ -61,11 +63,13 @@ class Commits:
         membership: Membership,
         *,
         metadata_bytes_max: int,
+        offsets_bytes_max: int,
         retention_ms: int,
     ) -> None:
         self._groups = groups
         self._membership = membership
         self._metadata_bytes_max = min(metadata_bytes_max, SCHEMA_STRING_BYTES_MAX)
+        self._offsets_bytes_max = offsets_bytes_max
         self._retention_ms = retention_ms
 
     # --- OffsetCommit ---------------------------------------------------------------------------
@@ -86,23 +90,29 @@ class Commits:
         if request.retention_ms >= 0:
             expires_at_ms = min(now_ms + request.retention_ms, INT64_MAX)
         codes: list[ErrorCode] = []
+        taken_bytes = self._groups.tally.total.offsets_bytes
         for offset in request.offsets:
             metadata = offset.metadata or ""
             if len(metadata.encode()) > self._metadata_bytes_max:
                 codes.append(ErrorCode.OFFSET_METADATA_TOO_LARGE)
                 continue
-            codes.append(ErrorCode.NONE)
-            turn.write(
-                OffsetCommitKey(request.group_id, offset.topic, offset.partition),
-                OffsetCommitValue(
-                    offset.offset,
-                    offset.leader_epoch,
-                    metadata,
-                    now_ms,
-                    expires_at_ms,
-                    offset.topic_id,
-                ),
+            value = OffsetCommitValue(
+                offset.offset,
+                offset.leader_epoch,
+                metadata,
+                now_ms,
+                expires_at_ms,
+                offset.topic_id,
             )
+            before = self._groups.offsets.fetch(request.group_id, offset.topic, offset.partition)
+            grown_bytes = offset_size_bytes(value) - offset_size_bytes(before)
+            if grown_bytes > 0 and taken_bytes + grown_bytes > self._offsets_bytes_max:
+                codes.append(ErrorCode.INVALID_COMMIT_OFFSET_SIZE)
+                continue
+            taken_bytes += grown_bytes
+            codes.append(ErrorCode.NONE)
+            key = OffsetCommitKey(request.group_id, offset.topic, offset.partition)
+            turn.write(key, value)
         turn.answer_when_stored(
             token, CodesReply(ErrorCode.NONE, tuple(codes)), _codes_otherwise(codes)
         )

@@ -99,6 +99,7 @@ class GroupMachine:
             self._groups,
             self._membership,
             metadata_bytes_max=limits.offset_metadata_bytes_max,
+            offsets_bytes_max=limits.offsets_bytes_max,
             retention_ms=config.offsets_retention_ms,
         )
         #: Why no command is taken; NONE while they are.

@@ -41,6 +41,15 @@ class OffsetToCommit(NamedTuple):
     topic_id: UUID = ZERO_TOPIC_ID
 
 
+#: About what one committed offset takes besides its metadata, names being shared by many.
+_OFFSET_BYTES = 400
+
+
+def offset_size_bytes(value: OffsetCommitValue | None) -> int:
+    """Return about how much memory a committed offset takes; None: there is none."""
+    return 0 if value is None else _OFFSET_BYTES + len(value.metadata)
+
+
 class CommittedOffsets:
     """All committed offsets of one partition of ``__consumer_offsets``."""
 
@@ -55,19 +64,26 @@ class CommittedOffsets:
         """Groups with at least one committed offset."""
         return tuple(self._groups)
 
-    def apply(self, key: OffsetCommitKey, committed: OffsetCommitValue | None) -> None:
-        """Take in a record that is in the log and already decoded; None forgets the offset."""
+    def apply(self, key: OffsetCommitKey, committed: OffsetCommitValue | None) -> int:
+        """Take in a record that is in the log and already decoded; None forgets the offset.
+
+        Returns:
+            How many bytes more are taken.
+        """
         group_id, topic, partition = key
+        before = self._groups.get(group_id, {}).get(topic, {}).get(partition)
+        grown_bytes = offset_size_bytes(committed) - offset_size_bytes(before)
         if committed is not None:
             group = self._groups.setdefault(group_id, {})
             group.setdefault(topic, {})[partition] = committed
-            return
+            return grown_bytes
         partitions = self._groups.get(group_id, {}).get(topic, {})
         partitions.pop(partition, None)
         if not partitions and group_id in self._groups:
             self._groups[group_id].pop(topic, None)
             if not self._groups[group_id]:
                 del self._groups[group_id]
+        return grown_bytes
 
     def fetch(
         self, group_id: str, topic: TopicName, partition: int, topic_id: UUID = ZERO_TOPIC_ID

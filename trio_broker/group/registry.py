@@ -115,7 +115,7 @@ class Groups:
             assert not isinstance(value, GroupMetadata)
             if value is not None:
                 self.get_or_create(key.group_id)
-            self.offsets.apply(key, value)
+            self.tally.add(offsets_bytes=self.offsets.apply(key, value))
             return
         assert not isinstance(value, OffsetCommitValue)
         if value is not None:
