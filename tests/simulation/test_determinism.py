@@ -16,11 +16,16 @@ import trio
 from tests.simulation.chaos import chaos
 from trio_broker.testing.sim import private
 from trio_broker.testing.sim.clock import START_SECONDS
+from trio_broker.testing.sim.guards import (
+    RealIOInSimulation,
+    RealRandomInSimulation,
+    RealThreadInSimulation,
+)
 from trio_broker.testing.sim.run import (
     Deadlock,
+    OtherLoops,
     OutOfSteps,
     OutOfTime,
-    RealIOInSimulation,
     Simulation,
     find_difference,
     simulate,
@@ -64,9 +69,30 @@ def test_other_processes_agree() -> None:
         assert run.stdout.split() == expected, run.stderr
 
 
-def test_another_trio_thread_does_not_disturb() -> None:
-    expected = simulate(chaos, 1).trace_hash
-    stop = threading.Event()
+def test_another_trio_thread_is_refused() -> None:
+    running, stop = threading.Event(), threading.Event()
+
+    async def noise() -> None:
+        running.set()
+        while not stop.is_set():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+    thread = threading.Thread(target=trio.run, args=(noise,), name="the other")
+    thread.start()
+    try:
+        running.wait()
+        with pytest.raises(OtherLoops, match=r"another thread \(the other\)"):
+            simulate(chaos, 1)
+    finally:
+        stop.set()
+        thread.join()
+    simulate(chaos, 1).unwrap()
+
+
+def test_a_trio_thread_that_starts_meanwhile_does_not_disturb() -> None:
+    async def program(simulation: Simulation) -> object:
+        go.set()
+        return await chaos(simulation)
 
     async def noise() -> None:
         async def spin() -> None:
@@ -77,12 +103,20 @@ def test_another_trio_thread_does_not_disturb() -> None:
             for _ in range(5):
                 nursery.start_soon(spin)
 
-    thread = threading.Thread(target=trio.run, args=(noise,))
+    def run() -> None:
+        go.wait()
+        trio.run(noise)
+
+    go, stop = threading.Event(), threading.Event()
+    expected = simulate(program, 1).trace_hash
+    go.clear()
+    thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert simulate(chaos, 1).trace_hash == expected
+        assert simulate(program, 1).trace_hash == expected
     finally:
         stop.set()
+        go.set()
         thread.join()
 
 
@@ -102,7 +136,8 @@ def test_randomness_from_elsewhere_is_found() -> None:
         simulation.note("token", os.urandom(8))
         await trio.sleep(1)
 
-    difference = find_difference(planted, 1)
+    assert isinstance(simulate(planted, 1).error, RealRandomInSimulation)
+    difference = find_difference(planted, 1, allow=(__name__,))
     assert difference is not None
     assert difference.first is not None
     assert (difference.first.kind, difference.first.what) == ("event", "token")
@@ -280,8 +315,8 @@ def test_what_cannot_be_repeated_is_forbidden(tmp_path: object) -> None:
     async def resolve(_: Simulation) -> None:
         await trio.open_tcp_stream("localhost", 9)
 
-    assert isinstance(simulate(thread, 1).error, private.RealThreadInSimulation)
-    assert isinstance(simulate(worker, 1).error, private.RealThreadInSimulation)
+    assert isinstance(simulate(thread, 1).error, RealThreadInSimulation)
+    assert isinstance(simulate(worker, 1).error, RealThreadInSimulation)
     assert isinstance(simulate(file, 1).error, RealIOInSimulation)
     assert isinstance(simulate(resolve, 1).error, RealIOInSimulation)
 

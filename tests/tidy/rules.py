@@ -140,7 +140,7 @@ MACHINE_MODULES: dict[str, set[str]] = {
     "subprocess": {"testing"},
     "tempfile": {"cli", "testing"},
     "threading": {"cli", "testing"},
-    "time": set(),
+    "time": {"testing"},
 }
 #: Calls that touch the machine, by their last two names, and the folders beside host/ that may.
 MACHINE_CALLS: dict[str, set[str]] = {

@@ -8,6 +8,7 @@ is no deadline either, nothing will ever happen again: a deadlock, proven, not g
 from __future__ import annotations
 
 import os
+from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -58,6 +59,8 @@ class SimClock(trio.abc.Clock):
         self.stopped: StopReason | None = None
         self._stops = 0
         self._hung: SimulationHung | None = None
+        self._alarms: list[tuple[float, int, Callable[[], None]]] = []
+        self._alarms_set = 0
 
     def start_clock(self) -> None:
         """Begin (asked by Trio)."""
@@ -74,13 +77,30 @@ class SimClock(trio.abc.Clock):
             return 0.0
         if private.is_idle_awaited():
             return inf
-        if deadline == inf:
+        if self._alarms and self._alarms[0][0] <= min(deadline, self._end):
+            at, _, ring = heappop(self._alarms)
+            self.now = max(self.now, at)
+            ring()
+        elif deadline == inf:
             self.stop("deadlock")
-        elif deadline > START_SECONDS + self.max_seconds:
+        elif deadline > self._end:
             self.stop("max_seconds")
         else:
             self.now = max(self.now, deadline)
         return 0.0
+
+    def call_at(self, at: float, ring: Callable[[], None]) -> None:
+        """Call a function at that virtual time, outside of any task; it may wake some.
+
+        For what the simulated world does by itself. A pending call does not keep the run going
+        once its program has returned.
+        """
+        self._alarms_set += 1
+        heappush(self._alarms, (at, self._alarms_set, ring))
+
+    @property
+    def _end(self) -> float:
+        return START_SECONDS + self.max_seconds
 
     def stop(self, reason: StopReason) -> None:
         """End the run early; with more force each time it is called.

@@ -2,7 +2,7 @@
 
 Trio has no public way to choose which runnable task goes next, to order cancellations, or to look
 at the run queue (python-trio/trio issues 239 and 3371). This file does it from outside, for the
-thread that simulates only: a Trio run in another thread of the process sees its ordinary
+thread that simulates only: a Trio run that another thread starts meanwhile keeps its ordinary
 scheduler. `check_names` fails with "unsupported trio version" where a name is gone;
 `run.simulate` adds a self-test of what the names do.
 """
@@ -23,6 +23,7 @@ from trio._core import _run, _thread_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from trio.lowlevel import Task
 
@@ -39,8 +40,8 @@ class UnsupportedTrio(RuntimeError):
         super().__init__(f"unsupported trio version {trio.__version__}: {reason}")
 
 
-class RealThreadInSimulation(AssertionError):
-    """Simulated code started a thread, whose timing no seed can repeat."""
+#: Where Trio starts its worker threads, for those who forbid it: (class, name of the method).
+THREAD_START = (_thread_cache.ThreadCache, "start_thread_soon")
 
 
 def check_names() -> None:
@@ -52,6 +53,7 @@ def check_names() -> None:
         (_run, "CancelStatus"),
         (_run, "Deadlines"),
         (_run, "Runner"),
+        (trio.run, "__code__"),
         (_run.CancelStatus, "__attrs_post_init__"),
         (_run.CancelStatus, "_children"),
         (_run.CancelStatus, "_tasks"),
@@ -77,6 +79,26 @@ def is_idle_awaited() -> bool:
 def all_tasks() -> list[Task]:
     """Return the tasks of the running loop in order of creation."""
     return sorted(_run.GLOBAL_RUN_CONTEXT.runner.tasks, key=lambda task: task._counter)
+
+
+def requeue(tasks: list[Task]) -> None:
+    """Let tasks that were taken out of a batch run again."""
+    _run.GLOBAL_RUN_CONTEXT.runner.runq.extend(tasks)
+
+
+def threads_with_loops() -> tuple[str, ...]:
+    """Return the names of other threads of this process in which Trio runs."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    own = threading.get_ident()
+    found = []
+    for ident, frame in sys._current_frames().items():
+        at: FrameType | None = frame
+        while ident != own and at is not None:
+            if at.f_code is trio.run.__code__:
+                found.append(names.get(ident, f"thread {ident}"))
+                break
+            at = at.f_back
+    return tuple(sorted(found))
 
 
 def remove_shields() -> None:
@@ -151,12 +173,13 @@ class _SchedulerHook(random.Random):
         """Order a batch; Trio runs it from the end."""
         if threading.get_ident() != self._thread:
             super().shuffle(x)
-        elif len(x) > 1:
+        else:
             self._arrange(x)
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Give an attribute of a module or class another value until the block ends."""
     before = vars(owner).get(name, _MISSING)
     setattr(owner, name, value)
     try:
@@ -168,29 +191,19 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
             setattr(owner, name, before)
 
 
-def _forbidding(allowed: Callable[..., Any], thread: int) -> Callable[..., Any]:
-    def start(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == thread:
-            raise RealThreadInSimulation("a simulation must not start real threads")
-        return allowed(*args, **kwargs)
-
-    return start
-
-
 @contextmanager
 def deterministic(arrange: Callable[[list[Task]], None]) -> Iterator[None]:
     """Make Trio runs on this thread repeatable until the block ends.
 
     Args:
-        arrange: puts each batch of at least two runnable tasks (given in order of creation) into
-            the order in which they shall run, last one first.
+        arrange: puts each batch of runnable tasks (given in order of creation) into the order in
+            which they shall run, last one first; it may take tasks out and `requeue` them later.
 
     Raises:
         RuntimeError: another simulation is running in this process.
     """
     if not _IN_USE.acquire(blocking=False):
         raise RuntimeError("another simulation is running in this process")
-    thread = threading.get_ident()
     numbers = count()
     try:
         with ExitStack() as stack:
@@ -200,15 +213,8 @@ def deterministic(arrange: Callable[[list[Task]], None]) -> Iterator[None]:
                 # Trio breaks ties of equal deadlines by id(); this one counts instead.
                 (_run, "id", lambda _: next(numbers)),
                 (_run, "CancelStatus", _OrderedCancelStatus),
-                *(
-                    (owner, name, _forbidding(getattr(owner, name), thread))
-                    for owner, name in (
-                        (_thread_cache.ThreadCache, "start_thread_soon"),
-                        (threading.Thread, "start"),
-                    )
-                ),
             ):
-                stack.enter_context(_replaced(owner, name, value))
+                stack.enter_context(replaced(owner, name, value))
             yield
     finally:
         _IN_USE.release()

@@ -1,8 +1,8 @@
 """One deterministic run: the same program and seed do the same thing, step for step.
 
-`simulate` runs an async function under virtual time, a seeded scheduler and a trace, with real
-threads, sockets and files forbidden and the cyclic garbage collector at rest (it would finalise
-async generators at moments that depend on memory). `find_difference` runs it twice.
+`simulate` runs an async function under virtual time, a seeded scheduler and a trace, with
+everything that no seed can repeat forbidden (`guards`) and the cyclic garbage collector at rest (it
+would finalise async generators at moments that depend on memory). `find_difference` runs it twice.
 
 Call it from synchronous code. Whatever is random in the program must come from
 `Simulation.random`; whatever is iterated must have an order (no sets of strings).
@@ -11,11 +11,8 @@ Call it from synchronous code. Whatever is random in the program must come from
 from __future__ import annotations
 
 import gc
-import os
-import sys
-import threading
-from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -32,13 +29,19 @@ from trio_broker.testing.sim.clock import (
     StopReason,
     blocked_tasks,
 )
-from trio_broker.testing.sim.scheduler import Policy, make_policy
+from trio_broker.testing.sim.draws import Decision, DrawBook
+from trio_broker.testing.sim.guards import Guard, guarded
+from trio_broker.testing.sim.scheduler import Policy, Scheduler, make_policy
 from trio_broker.testing.sim.streams import RandomStreams
 from trio_broker.testing.sim.trace import Difference, Entry, Trace, first_difference
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
+
+    from trio_broker.testing.sim.host import SimMachine
+    from trio_broker.testing.sim.network import SimInternet
+    from trio_broker.testing.sim.replay import Replay
 
 T = TypeVar("T")
 
@@ -70,11 +73,16 @@ class OutOfSteps(SimulationStopped):
     """The run took more task steps than allowed: a loop that makes no progress, or a low limit."""
 
 
-class RealIOInSimulation(AssertionError):
-    """Simulated code touched a real file, socket or process."""
+class OtherLoops(RuntimeError):
+    """Trio runs in another thread of this process, so that a run could not be repeated."""
+
+    def __init__(self, threads: tuple[str, ...]) -> None:
+        super().__init__(
+            f"Trio runs in another thread ({', '.join(threads)}): what it does would be in the"
+            " simulation's way. End it first, or simulate in a process of its own"
+        )
 
 
-@frozen
 class Simulation:
     """What the simulated program may use of the run it is in.
 
@@ -83,16 +91,64 @@ class Simulation:
         clock: virtual time; the same as Trio's in the run.
         streams: random streams by name.
         note: takes one event, a text and values, into the trace.
+        scheduler: orders tasks, and lets machines pause.
+        drawn: what `choose` and `show` were given, for the report of a failure.
     """
 
-    seed: int
-    clock: SimClock
-    streams: RandomStreams
-    note: Callable[..., None] = field(repr=False)
+    def __init__(
+        self, clock: SimClock, streams: RandomStreams, trace: Trace, scheduler: Scheduler
+    ) -> None:
+        """Made by `simulate`."""
+        self.seed = streams.seed
+        self.clock = clock
+        self.streams = streams
+        self.note: Callable[..., None] = trace.note
+        self.scheduler = scheduler
+        self.drawn: dict[str, object] = {}
+        self._internet: SimInternet | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} seed={self.seed} now={self.clock.now:.6f}>"
 
     def random(self, name: str) -> random.Random:
         """Return the random stream of that name."""
         return self.streams.stream(name)
+
+    def choose(self, name: str, options: Sequence[T]) -> T:
+        """Draw one of some options, and show which in the report of a failure.
+
+        Args:
+            name: of what is drawn; the stream it is drawn from is called "choose/" and this.
+            options: put the plainest first, which a failure is reduced to where it can.
+        """
+        option = self.random(f"choose/{name}").choice(options)
+        self.show(name, option)
+        return option
+
+    def show(self, name: str, value: object) -> None:
+        """Let the report of a failure show a value, for example of the configuration."""
+        self.drawn[name] = value
+        self.note(f"{name} = {value!r}")
+
+    @property
+    def internet(self) -> SimInternet:
+        """What joins the machines of this simulation."""
+        if self._internet is None:
+            from trio_broker.testing.sim.network import SimInternet
+
+            self._internet = SimInternet(self.streams, note=self.note)
+        return self._internet
+
+    def machine(self, name: str, **options: Any) -> SimMachine:
+        """Switch on a machine on this simulation's `internet`.
+
+        Args:
+            name: also its address.
+            options: of `SimMachine`, for example `faults`.
+        """
+        from trio_broker.testing.sim.host import SimMachine
+
+        return SimMachine(self, name, **{"internet": self.internet, **options})
 
 
 Main: TypeAlias = Callable[[Simulation], Awaitable[T]]
@@ -111,6 +167,9 @@ class Result(Generic[T]):
         virtual_seconds: time that passed for the program.
         stopped: why it was ended early, if it was.
         blocked: in that case one line per task.
+        drawn: what the program told about what it drew, see `Simulation.show`.
+        policy: name of the scheduler's policy.
+        decisions: draws that were not the plainest, if they were recorded or replayed.
         entries: the whole trace, if it was asked for, else the end of it.
     """
 
@@ -122,7 +181,10 @@ class Result(Generic[T]):
     virtual_seconds: float
     stopped: StopReason | None
     blocked: tuple[str, ...]
-    entries: tuple[Entry, ...] = field(repr=False)
+    drawn: dict[str, object] = field(factory=dict)
+    policy: str = ""
+    decisions: tuple[Decision, ...] = field(default=(), repr=False)
+    entries: tuple[Entry, ...] = field(default=(), repr=False)
 
     def unwrap(self) -> T:
         """Return the value, or raise the error with a note that says how to repeat the run."""
@@ -134,12 +196,17 @@ class Result(Generic[T]):
 
 def simulate(
     main: Main[T],
-    seed: int,
+    seed: int = 0,
     *,
     policy: str | Policy = "random",
     max_steps: int = STEPS_MAX,
     max_seconds: float = inf,
     keep_trace: bool = False,
+    record: bool = False,
+    replay: Replay | None = None,
+    strict: bool = False,
+    allow: Collection[str] = (),
+    simulation_type: type[Simulation] = Simulation,
 ) -> Result[T]:
     """Run ``main(simulation)`` deterministically and return what came of it.
 
@@ -150,20 +217,32 @@ def simulate(
         max_steps: task steps after which the run is cancelled.
         max_seconds: virtual seconds after which the run is cancelled.
         keep_trace: keep the whole trace, for comparing.
+        record: write down every draw, for `Result.decisions`.
+        replay: repeat this run; its seed goes before `seed`.
+        strict: look at every call of a C function for what no seed can repeat (`guards`).
+        allow: names of modules that may touch the machine.
+        simulation_type: what `main` is given.
 
     Raises:
         UnsupportedTrio: the self-test says that runs would not be repeatable.
+        OtherLoops: Trio runs in another thread of this process.
         RuntimeError: called from a Trio run, or while another simulation runs.
     """
     _check_trio()
-    return _run_once(
-        main,
-        seed,
+    if loops := private.threads_with_loops():
+        raise OtherLoops(loops)
+    options = _Options(
         policy=policy,
         max_steps=max_steps,
         max_seconds=max_seconds,
         keep_trace=keep_trace,
+        strict=strict,
+        allow=frozenset(allow),
+        simulation_type=simulation_type,
     )
+    if replay is not None:
+        return _Run(replay.seed, options, DrawBook(replay.decisions)).run(main)
+    return _Run(seed, options, DrawBook() if record else None).run(main)
 
 
 def find_difference(main: Main[Any], seed: int, **options: Any) -> Difference | None:
@@ -183,71 +262,111 @@ def find_difference(main: Main[Any], seed: int, **options: Any) -> Difference | 
     return first_difference(first.entries, second.entries)
 
 
-def _run_once(
-    main: Main[T],
-    seed: int,
-    *,
-    policy: str | Policy,
-    max_steps: int,
-    max_seconds: float,
-    keep_trace: bool,
-) -> Result[T]:
-    streams = RandomStreams(seed)
-    clock = SimClock(max_seconds)
-    if isinstance(policy, str):
-        policy = make_policy(policy, streams.stream("scheduler"))
-    trace = Trace(
-        clock,
-        keep_all=keep_trace,
-        max_steps=max_steps,
-        on_max_steps=lambda: clock.stop("max_steps"),
-    )
-    simulation = Simulation(seed, clock, streams, trace.note)
-    blocked: tuple[str, ...] = ()
+@frozen(kw_only=True)
+class _Options:
+    policy: str | Policy = "random"
+    max_steps: int = STEPS_MAX
+    max_seconds: float = inf
+    keep_trace: bool = False
+    strict: bool = False
+    allow: frozenset[str] = frozenset()
+    simulation_type: type[Simulation] = Simulation
 
-    async def stoppable() -> T | None:
+
+class _Run:
+    """One run: puts the parts together, and takes them apart again."""
+
+    def __init__(self, seed: int, options: _Options, book: DrawBook | None) -> None:
+        self._options = options
+        self._book = book
+        streams = RandomStreams(seed, book)
+        self._clock = SimClock(options.max_seconds)
+        policy = options.policy
+        if isinstance(policy, str):
+            policy = make_policy(policy, streams.unrecorded("scheduler"))
+        self._policy = policy
+        self._trace = Trace(
+            self._clock,
+            keep_all=options.keep_trace,
+            max_steps=options.max_steps,
+            on_max_steps=lambda: self._clock.stop("max_steps"),
+        )
+        if book is not None:
+            book.now = lambda: (self._trace.steps, self._clock.now)
+        self._scheduler = Scheduler(policy, book)
+        self._simulation = options.simulation_type(
+            self._clock, streams, self._trace, self._scheduler
+        )
+        self._guard = Guard(options.allow)
+        self._guarding = ExitStack()
+        self._blocked: tuple[str, ...] = ()
+
+    def run(self, main: Main[T]) -> Result[T]:
+        """Run the program and return what came of it."""
+        clock, trace = self._clock, self._trace
+
+        def run() -> T | None:
+            return trio.run(self._stoppable, main, clock=clock, instruments=[trace])
+
+        with _garbage_kept(), private.deterministic(self._scheduler.arrange), self._guarding:
+            ended = outcome.capture(run)
+        value = ended.value if isinstance(ended, outcome.Value) else None
+        error = ended.error if isinstance(ended, outcome.Error) else None
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        clock.on_stop = None
+        trace.forget_tasks()
+        if clock.stopped is not None:
+            error = _judge(error, clock.stopped, self._blocked)
+        violation = self._guard.violation
+        if violation is not None and not _contains(error, violation):
+            violation.__cause__ = error
+            error = violation
+        return Result(
+            seed=self._simulation.seed,
+            value=value if error is None else None,
+            error=error,
+            trace_hash=trace.digest(),
+            steps=trace.steps,
+            virtual_seconds=clock.now - START_SECONDS,
+            stopped=clock.stopped,
+            blocked=self._blocked,
+            drawn=self._simulation.drawn,
+            policy=self._policy.name,
+            decisions=tuple(self._book.taken) if self._book is not None else (),
+            entries=tuple(trace.entries),
+        )
+
+    async def _stoppable(self, main: Main[T]) -> T | None:
         scope = trio.CancelScope()
         task = trio.lowlevel.current_task()
         task.name = "main"
 
         def stop(reason: StopReason) -> None:
-            nonlocal blocked
+            paused = tuple(f"{node} pauses" for node in self._scheduler.paused)
+            for node in self._scheduler.paused:
+                self._scheduler.resume(node)
             if not scope.cancel_called:
-                blocked = blocked_tasks(task)
+                self._blocked = (*blocked_tasks(task), *paused)
                 scope.cancel(reason=reason)
             else:
-                blocked = (*blocked, "still there after cancellation:", *blocked_tasks(task))
+                remaining = ("still there after cancellation:", *blocked_tasks(task))
+                self._blocked = (*self._blocked, *remaining)
                 private.remove_shields()
 
-        clock.on_stop = stop
-        with scope:
-            return await main(simulation)
+        self._clock.on_stop = stop
+        # Not around the whole run, because Trio itself opens a socket and reads signals.
+        self._guarding.enter_context(guarded(self._guard, strict=self._options.strict))
+        with self._guarding, scope:
+            return await main(self._simulation)
         return None
 
-    def run() -> T | None:
-        return trio.run(stoppable, clock=clock, instruments=[trace])
 
-    with _garbage_kept(), private.deterministic(policy.arrange), _real_io_forbidden():
-        ended = outcome.capture(run)
-    value = ended.value if isinstance(ended, outcome.Value) else None
-    error = ended.error if isinstance(ended, outcome.Error) else None
-    if isinstance(error, KeyboardInterrupt):
-        raise error
-    clock.on_stop = None
-    trace.forget_tasks()
-    if clock.stopped is not None:
-        error = _judge(error, clock.stopped, blocked)
-    return Result(
-        seed=seed,
-        value=value if error is None else None,
-        error=error,
-        trace_hash=trace.digest(),
-        steps=trace.steps,
-        virtual_seconds=clock.now - START_SECONDS,
-        stopped=clock.stopped,
-        blocked=blocked,
-        entries=tuple(trace.entries),
-    )
+def _contains(error: BaseException | None, wanted: BaseException) -> bool:
+    """Return whether an error is, or has within, a certain one."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_contains(inner, wanted) for inner in error.exceptions)
+    return error is wanted
 
 
 def _judge(
@@ -282,52 +401,6 @@ def _garbage_kept() -> Iterator[None]:
             gc.enable()
 
 
-# ------------------------------------------------------------------------------------- real I/O
-
-_FORBIDDEN_EVENTS = frozenset(
-    {
-        "os.mkdir",
-        "os.remove",
-        "os.rename",
-        "os.rmdir",
-        "os.truncate",
-        "socket.bind",
-        "socket.connect",
-        "socket.getaddrinfo",
-        "subprocess.Popen",
-    }
-)
-_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-_simulating_threads: set[int] = set()
-
-
-@cache
-def _install_guard() -> None:
-    def guard(event: str, args: tuple[Any, ...]) -> None:
-        if not _simulating_threads or threading.get_ident() not in _simulating_threads:
-            return
-        if event == "open":
-            path, _, flags = args
-            # An import may write its bytecode; reading files is what imports and tracebacks do.
-            if flags & _WRITE_FLAGS and "__pycache__" not in str(path):
-                raise RealIOInSimulation(f"opening {path!r} for writing in a simulation")
-        elif event in _FORBIDDEN_EVENTS:
-            raise RealIOInSimulation(f"{event}{args!r} in a simulation")
-
-    sys.addaudithook(guard)
-
-
-@contextmanager
-def _real_io_forbidden() -> Iterator[None]:
-    _install_guard()
-    thread = threading.get_ident()
-    _simulating_threads.add(thread)
-    try:
-        yield
-    finally:
-        _simulating_threads.discard(thread)
-
-
 # ------------------------------------------------------------------------------------ self-test
 
 
@@ -353,9 +426,7 @@ def _check_trio() -> None:
         await trio.Event().wait()
 
     def run(program: Main[Any], seed: int) -> Result[Any]:
-        return _run_once(
-            program, seed, policy="random", max_steps=10_000, max_seconds=inf, keep_trace=False
-        )
+        return _Run(seed, _Options(max_steps=10_000), None).run(program)
 
     first, again, other = run(twenty_tasks, 1), run(twenty_tasks, 1), run(twenty_tasks, 2)
     if first.error is not None:
