@@ -18,7 +18,9 @@ from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults, NodeDead
 from trio_broker.testing.sim.lane import SimLane
 from trio_broker.testing.sim.network import SimInternet
+from trio_broker.testing.sim.scheduler import NODE
 from trio_broker.testing.sim.streams import RandomStreams
+from trio_broker.testing.sim.trio_network import SimTrioListener, SimTrioStream
 
 if TYPE_CHECKING:
     import random
@@ -39,7 +41,7 @@ LAST_WORDS = (
 
 
 class SimWallClock:
-    """Civil time of one machine: moves with Trio's time, and jumps when told to.
+    """Civil time of one machine: moves with Trio's time, goes wrong, and jumps, when told to.
 
     Attributes:
         offset_ms: how far it is off; may be set to anything.
@@ -48,16 +50,34 @@ class SimWallClock:
     def __init__(self) -> None:
         self.offset_ms = 0
         self._began_at: float | None = None
+        self._drift = 0.0
+        self._drifts_from = 0.0
 
     def now_ms(self) -> int:
         """Milliseconds since the Unix epoch."""
+        elapsed = self._elapsed_seconds()
+        drifted = (elapsed - self._drifts_from) * self._drift
+        return EPOCH_MS + round((elapsed + drifted) * 1000) + self.offset_ms
+
+    def jump(self, seconds: float) -> None:
+        """Set the clock forward, or with a negative number back, at once."""
+        self.offset_ms += round(seconds * 1000)
+
+    def drift(self, seconds_per_second: float) -> None:
+        """Let the clock go wrong by so much from now on; 0 stops it, and corrects nothing."""
+        elapsed = self._elapsed_seconds()
+        self.jump((elapsed - self._drifts_from) * self._drift)
+        self._drifts_from = elapsed
+        self._drift = seconds_per_second
+
+    def _elapsed_seconds(self) -> float:
         if not trio.lowlevel.in_trio_run():
-            return EPOCH_MS + self.offset_ms
+            return 0.0
         now = trio.current_time()
         if self._began_at is None:
             is_simulated = isinstance(trio.lowlevel.current_clock(), SimClock)
             self._began_at = START_SECONDS if is_simulated else now
-        return EPOCH_MS + round((now - self._began_at) * 1000) + self.offset_ms
+        return now - self._began_at
 
 
 class SimEntropy:
@@ -87,7 +107,7 @@ class SimMachine:
         name: also its address.
         fs: its disk.
         wall: its civil time.
-        network: its sockets.
+        network: its sockets; `open_tcp_stream` and its like are as Trio's.
         host: what the program on it is given.
     """
 
@@ -99,6 +119,7 @@ class SimMachine:
         faults: DiskFaults | None = None,
         internet: SimInternet | None = None,
         fs: SimFileSystem | None = None,
+        wall: SimWallClock | None = None,
     ) -> None:
         """Switch a machine on.
 
@@ -108,16 +129,18 @@ class SimMachine:
             faults: of its disk, if `fs` is not given.
             internet: what joins it with others; its own if not given.
             fs: a disk from an earlier life; an empty one if not given.
+            wall: a clock from an earlier life; one that is right if not given.
         """
         if isinstance(source, int):
             source = RandomStreams(source)
         note = None if isinstance(source, RandomStreams) else source.note
         streams = source if isinstance(source, RandomStreams) else source.streams
         self.name = name
-        self.wall = SimWallClock()
+        self.wall = SimWallClock() if wall is None else wall
         self._source = source
         self._internet = internet or SimInternet(streams, note=note)
         self._scope: trio.CancelScope | None = None
+        self._pauses = 0
         if fs is None:
             fs = SimFileSystem(
                 streams, name=f"{name}/disk", faults=faults, now_ms=self.wall.now_ms, note=note
@@ -138,18 +161,26 @@ class SimMachine:
     def __repr__(self) -> str:
         return f"<SimMachine {self.name} {'on' if self.fs.alive else 'off'}>"
 
+    def __str__(self) -> str:
+        return self.name
+
     def _fall_silent(self) -> None:
         self.network.power_off()
+        if self._pauses:
+            self.resume()
         if self._scope is not None:
             self._scope.cancel(reason=f"the power of {self.name} failed")
 
     async def run(self, program: Callable[[Host], Awaitable[object]]) -> None:
         """Run a program on this machine until it returns or the machine dies, which is no error.
 
+        The tasks it starts belong to the machine too: they stop when it pauses.
+
         Raises:
             Exception: what the program raised; if the machine has died, only what a dying machine
                 does not explain.
         """
+        before = NODE.set(self)
         with trio.CancelScope() as self._scope:
             try:
                 await program(self.host)
@@ -160,6 +191,81 @@ class SimMachine:
                 unexplained = group.split(LAST_WORDS)[1]
                 if unexplained is not None:
                     raise unexplained from None
+            finally:
+                NODE.reset(before)
+
+    def pause(self, seconds: float | None = None) -> None:
+        """Stop everything that runs here, as a garbage collector or a hypervisor does.
+
+        Time goes on, deadlines pass, what was sent arrives: the machine meets all of it when it
+        goes on. What others send to it meanwhile waits in its buffers.
+
+        Args:
+            seconds: how long; None means until `resume`.
+
+        Raises:
+            RuntimeError: the machine was made outside of a simulation.
+        """
+        simulation = self._simulation()
+        simulation.scheduler.pause(self)
+        simulation.note(f"{self.name} pauses")
+        self._pauses += 1
+        if seconds is not None:
+            clock, number = simulation.clock, self._pauses
+            clock.call_at(clock.now + seconds, lambda: self._end_pause(number))
+
+    def resume(self) -> None:
+        """Let the machine go on after `pause`. Idempotent."""
+        simulation = self._simulation()
+        if self in simulation.scheduler.paused:
+            simulation.scheduler.resume(self)
+            simulation.note(f"{self.name} goes on")
+
+    def _end_pause(self, number: int) -> None:
+        if number == self._pauses:  # and no other pause has begun since
+            self.resume()
+
+    def _simulation(self) -> Simulation:
+        if isinstance(self._source, RandomStreams):
+            raise RuntimeError("only a machine of a simulation can pause")
+        return self._source
+
+    # ------------------------------------------------------------- for programs written for Trio
+
+    async def open_tcp_stream(self, host: str, port: int) -> SimTrioStream:
+        """Connect to another machine; stands for `trio.open_tcp_stream`.
+
+        Raises:
+            OSError: nobody listens there, or no machine has that name.
+        """
+        return SimTrioStream(await self.network.connect(host, port))
+
+    async def open_tcp_listeners(self, port: int, *, host: str = "") -> list[SimTrioListener]:
+        """Listen on a port of this machine; stands for `trio.open_tcp_listeners`.
+
+        Raises:
+            OSError: the port is in use.
+        """
+        return [SimTrioListener(each) for each in await self.network.listen(host, port)]
+
+    async def serve_tcp(
+        self,
+        handler: Callable[[SimTrioStream], Awaitable[object]],
+        port: int,
+        *,
+        host: str = "",
+        handler_nursery: trio.Nursery | None = None,
+        task_status: trio.TaskStatus[list[SimTrioListener]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve connections until cancelled; stands for `trio.serve_tcp`.
+
+        Raises:
+            OSError: the port is in use.
+        """
+        listeners = await self.open_tcp_listeners(port, host=host)
+        await trio.serve_listeners(
+            handler, listeners, handler_nursery=handler_nursery, task_status=task_status
+        )
 
     def power_off(self) -> None:
         """Cut the power now: nothing that still runs here has any effect. Idempotent."""
@@ -174,10 +280,7 @@ class SimMachine:
         return self._successor(self.fs.restart())
 
     def _successor(self, fs: SimFileSystem) -> SimMachine:
-        after = SimMachine(self._source, self.name, internet=self._internet, fs=fs)
-        after.wall.offset_ms = self.wall.offset_ms
-        fs.now_ms = after.wall.now_ms
-        return after
+        return SimMachine(self._source, self.name, internet=self._internet, fs=fs, wall=self.wall)
 
 
 def sim_host(
