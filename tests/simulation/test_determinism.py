@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.simulation import repeat
 from tests.simulation.chaos import chaos
 from trio_broker.testing.sim import private
 from trio_broker.testing.sim.clock import START_SECONDS
@@ -67,6 +68,11 @@ def test_other_processes_agree() -> None:
             check=False,
         )
         assert run.stdout.split() == expected, run.stderr
+
+
+def test_the_command_that_shows_all_this(capsys: pytest.CaptureFixture[str]) -> None:
+    assert repeat.main(["--runs", "10", "--seeds", "3", "--processes", "1"]) == 0
+    assert capsys.readouterr().out.count("ok  ") == 7
 
 
 def test_another_trio_thread_is_refused() -> None:

@@ -158,7 +158,7 @@ MACHINE_CALLS: dict[str, set[str]] = {
     "trio.open_tcp_listeners": set(),
     "trio.open_tcp_stream": set(),
     "trio.open_unix_socket": set(),
-    "trio.run_process": set(),
+    "trio.run_process": {"testing"},
     "trio.run": {"broker", "cli", "testing"},
     "uuid.uuid1": set(),
     "uuid.uuid4": set(),

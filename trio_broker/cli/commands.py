@@ -35,6 +35,7 @@ from trio_broker.cli.doctor import doctor
 from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE, ReaderGone
 from trio_broker.cli.group import group
 from trio_broker.cli.produce import produce
+from trio_broker.cli.sim import sim
 from trio_broker.cli.topic import topic
 
 
@@ -56,7 +57,7 @@ def command_line() -> None:
 
 
 # Each group of commands has a file of its own.
-for _command in (cluster, completion, config_group, consume, doctor, group, produce, topic):
+for _command in (cluster, completion, config_group, consume, doctor, group, produce, sim, topic):
     command_line.add_command(_command)
 
 

@@ -13,6 +13,7 @@ make names and payloads, which must differ: their plainest value is a fresh one 
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -117,6 +118,9 @@ class _DrawingRandom(random.Random):
         """Return the value of the next draw."""
         raise NotImplementedError
 
+    def _show(self, value: object) -> None:
+        """Describe the latest draw by what came of it."""
+
     def _draw_index(self, call: str, count: int, fresh: Callable[[], int]) -> int:
         """Return which of `count` was drawn."""
         value = self._draw(call, fresh, 0)
@@ -179,6 +183,7 @@ class _DrawingRandom(random.Random):
             len(found),
             lambda: found.index(source.randrange(found.start, found.stop, found.step)),
         )
+        self._show(found[index])
         return found[index]
 
     def randint(self, a: int, b: int) -> int:
@@ -191,7 +196,9 @@ class _DrawingRandom(random.Random):
         if not count:
             raise IndexError("Cannot choose from an empty sequence")
         indexes = range(count)
-        return seq[self._draw_index("choice", count, lambda: self._source.choice(indexes))]
+        item = seq[self._draw_index("choice", count, lambda: self._source.choice(indexes))]
+        self._show(item)
+        return item
 
     def choices(
         self,
@@ -297,6 +304,7 @@ class ReplayingRandom(_DrawingRandom):
         super().__init__(name, seed, book)
         self._step = -1
         self._plain_draws = 0
+        self._call = ""
 
     def _draw(
         self, call: str, fresh: Callable[[], Value], plainest: Callable[[], Value] | Value
@@ -306,11 +314,17 @@ class ReplayingRandom(_DrawingRandom):
         value = self._book.given.get((self._name, self._index))
         if value is None:
             return self._plain(fresh, plainest)
-        _, seconds = self._book.now()
-        shown = list(value) if isinstance(value, tuple) else value
-        text = f"{seconds:.6f} {self._name}: {call} gives {shown} to {_caller()}"
-        self._book.take(self._name, self._index, value, text)
+        self._call = call
+        self._book.take(self._name, self._index, value)
+        self._show(list(value) if isinstance(value, tuple) else value)
         return value
+
+    def _show(self, value: object) -> None:
+        taken = self._book.taken
+        if taken and taken[-1].place == (self._name, self._index):
+            _, seconds = self._book.now()
+            text = f"{seconds:.6f} {self._name}: {self._call} gives {value!r} to {_caller()}"
+            taken[-1] = taken[-1]._replace(text=text)
 
     def _plain(self, fresh: Callable[[], Value], plainest: Callable[[], Value] | Value) -> Value:
         step, _ = self._book.now()
@@ -322,10 +336,16 @@ class ReplayingRandom(_DrawingRandom):
         return plainest() if callable(plainest) else plainest
 
 
+#: Files that only pass draws on.
+_PASSING_ON = frozenset(
+    {__file__, random.__file__, os.path.join(os.path.dirname(__file__), "run.py")}
+)
+
+
 def _caller() -> str:
     """Name the place outside of this module that draws."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename in _PASSING_ON:
         frame = frame.f_back
-    file = frame.f_code.co_filename.rpartition("/")[2]
+    file = os.path.basename(frame.f_code.co_filename)
     return f"{frame.f_code.co_name} ({file}:{frame.f_lineno})"

@@ -132,6 +132,7 @@ class Guard:
         Raises:
             OutsideSimulation: it may not.
         """
+        __tracebackhide__ = True  # pytest begins with the code that did it
         user = self._first_user(frame)
         if user is None:
             return
@@ -148,7 +149,8 @@ class Guard:
             module = str(at.f_globals.get("__name__", ""))
             if self._is_allowed(module):
                 return None
-            if module.partition(".")[0] not in sys.stdlib_module_names:
+            is_own = at.f_code.co_filename == __file__  # a stand-in that has let somebody through
+            if not is_own and module.partition(".")[0] not in sys.stdlib_module_names:
                 break
             at = at.f_back
         user = at or frame
@@ -170,6 +172,7 @@ class Guard:
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
         """Look at an audit event of Python's; called by the hook."""
+        __tracebackhide__ = True
         kind: type[OutsideSimulation]
         if event in _IO_EVENTS or event in _OS_EVENTS or event.startswith(_IO_PREFIXES):
             kind, what = RealIOInSimulation, f"{event}{args!r}"
@@ -187,6 +190,7 @@ class Guard:
         """Return what to put in the place of a function of the machine."""
 
         def stand_in(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             if self.is_here():
                 self.object_to(kind, what, sys._getframe(1))
             return allowed(*args, **kwargs)
@@ -195,6 +199,7 @@ class Guard:
 
     def profile(self, frame: FrameType, event: str, called: Any) -> None:
         """Look at one call, as `sys.setprofile` shows it; `frame` is the caller's."""
+        __tracebackhide__ = True
         if event != "c_call":
             return
         try:
@@ -218,6 +223,7 @@ def _install_audit_hook() -> None:
     """Install the one hook of this process; it cannot be removed, only have nothing to do."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
+        __tracebackhide__ = True
         if _guards and (guard := _guards.get(threading.get_ident())) is not None:
             guard.audit(event, args)
 

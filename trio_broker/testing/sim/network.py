@@ -11,8 +11,8 @@ Fault model
     - A cut between two machines, in one direction or both, holds everything back until it is
       healed, connecting included: nobody gets an error.
     - A reset breaks both ends; what was under way is lost (`reset`, `reset_rate` per send).
-    - Closing ends the other direction too; if received data was left unread, the other end is
-      reset, as TCP does. `send_eof` closes one direction only.
+    - Closing ends the other direction too; if received data was left unread, or more is sent, the
+      other end is reset, as TCP does. `send_eof` closes one direction only.
     - A machine without power is silent; connections to it hang. When it is back, the other ends
       of its old connections are reset. A killed process resets them at once.
     - Refused connections, full backlogs, accept errors on request.
@@ -97,7 +97,7 @@ class SimStream:
         assert len(buffer) > 0, "an empty buffer cannot be told from the end of the stream"
         await trio.lowlevel.checkpoint()
         while True:
-            self._check()
+            self.check()
             arrival = self._inbox[0][0] if self._inbox and not self._is_cut else inf
             if arrival <= trio.current_time():
                 return self._take(buffer)
@@ -106,13 +106,13 @@ class SimStream:
 
     def send_nowait(self, buffer: Buffer) -> int:
         """Hand over what fits without waiting; return the number of bytes (possibly 0)."""
-        self._check()
+        self.check()
         if self._is_end_sent:
             raise trio.BrokenResourceError(f"the end was already sent to {self._peer}")
         internet = self.network.internet
         if internet.draw(internet.faults.reset_rate):
             self.reset()
-            self._check()
+            self.check()
         data = memoryview(buffer).cast("B")
         accepted = min(len(data), self._room)
         for start in range(0, accepted, _SEGMENT_BYTES_MAX):
@@ -133,12 +133,27 @@ class SimStream:
                 while self._room == 0:
                     with trio.CancelScope(deadline=self._until(inf)):
                         await self._changed.wait()
-                    self._check()
+                    self.check()
+
+    def check(self) -> None:
+        """Raise what makes this end unusable, if anything does.
+
+        Raises:
+            trio.ClosedResourceError: it was closed here.
+            trio.BrokenResourceError: a reset has arrived, or was sent.
+            NodeDead: the machine has no power.
+        """
+        self.network.check_alive()
+        if self._is_closed:
+            raise trio.ClosedResourceError(f"the connection with {self._peer} was closed here")
+        is_broken = trio.current_time() >= self._broken_at and not self._is_cut
+        if is_broken or self._is_reset_here:
+            raise trio.BrokenResourceError(f"connection with {self._peer}: reset")
 
     def is_abandoned(self) -> bool:
         """Whether the peer has closed or reset the connection and left nothing to read."""
         try:
-            self._check()
+            self.check()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return True
         if not self._inbox or self._is_cut:
@@ -148,7 +163,7 @@ class SimStream:
 
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes; receiving goes on (for hostile peers)."""
-        self._check()
+        self.check()
         if not self._is_end_sent:
             self._is_end_sent = True
             self._far._deliver(b"")
@@ -191,14 +206,6 @@ class SimStream:
         window = self.network.internet.faults.window_bytes
         return max(0, window - self._far._inbox_bytes)
 
-    def _check(self) -> None:
-        self.network.check_alive()
-        if self._is_closed:
-            raise trio.ClosedResourceError(f"the connection with {self._peer} was closed here")
-        is_broken = trio.current_time() >= self._broken_at and not self._is_cut
-        if is_broken or self._is_reset_here:
-            raise trio.BrokenResourceError(f"connection with {self._peer}: reset")
-
     def _take(self, buffer: memoryview) -> int:
         arrival, data = self._inbox[0]
         if not data:
@@ -220,6 +227,10 @@ class SimStream:
     def _deliver(self, data: bytes) -> None:
         """Let data, or the end, arrive here some time later."""
         if self._is_closed:
+            if data and self.network.is_alive:
+                # The kernel answers data for nobody with a reset; until it arrives, data piles up.
+                self._inbox_bytes += len(data)
+                self._far._break()
             return
         arrival = trio.current_time() + self.network.internet.draw_latency()
         self._last_arrival = max(self._last_arrival, arrival)

@@ -171,6 +171,7 @@ class Result(Generic[T]):
         policy: name of the scheduler's policy.
         decisions: draws that were not the plainest, if they were recorded or replayed.
         entries: the whole trace, if it was asked for, else the end of it.
+        is_traced: whether it is the whole.
     """
 
     seed: int
@@ -185,6 +186,7 @@ class Result(Generic[T]):
     policy: str = ""
     decisions: tuple[Decision, ...] = field(default=(), repr=False)
     entries: tuple[Entry, ...] = field(default=(), repr=False)
+    is_traced: bool = False
 
     def unwrap(self) -> T:
         """Return the value, or raise the error with a note that says how to repeat the run."""
@@ -245,7 +247,7 @@ def simulate(
     return _Run(seed, options, DrawBook() if record else None).run(main)
 
 
-def find_difference(main: Main[Any], seed: int, **options: Any) -> Difference | None:
+def find_difference(main: Main[Any], seed: int, **options: Any) -> Difference[Entry] | None:
     """Run a program twice with one seed; return where the runs part, None if they do not.
 
     Memory is laid out differently the second time, so that order by address shows.
@@ -335,6 +337,7 @@ class _Run:
             policy=self._policy.name,
             decisions=tuple(self._book.taken) if self._book is not None else (),
             entries=tuple(trace.entries),
+            is_traced=self._options.keep_trace,
         )
 
     async def _stoppable(self, main: Main[T]) -> T | None:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from trio_broker.testing.sim.draws import Decision, Value
     from trio_broker.testing.sim.run import Result
 
+#: Streams with fewer such decisions are short enough.
+_RETUNED_MIN = 3
+#: Times that are changed to fit and choices left out for it, at most; what times are changed by.
+_TUNED_MAX = 3
+_FACTORS = tuple(0.85**power for power in range(1, 21))
+
 
 @frozen
 class Shrunk:
@@ -100,6 +106,7 @@ class _Search:
                 while before != self._decisions:
                     before = self._decisions
                     self._drop_chunks()
+                    self._retune()
                     self._simplify()
         except _OutOfTime:
             return False
@@ -127,6 +134,21 @@ class _Search:
             if len(rest) < len(self._decisions):
                 self.try_decisions(rest)
 
+    def _retune(self) -> None:
+        """Leave out streams of times and the like, while another such decision is changed to fit.
+
+        A fault must meet its moment: with the drawn latencies gone, everything happens earlier, and
+        so must the fault.
+        """
+        for name in dict.fromkeys(decision.stream for decision in self._decisions):
+            if sum(isinstance(each.value, float) for each in self._of(name)) < _RETUNED_MIN:
+                continue
+            rest = [decision for decision in self._decisions if decision.stream != name]
+            any(self.try_decisions(trial) for trial in _tuned(rest))
+
+    def _of(self, name: str) -> list[Decision]:
+        return [decision for decision in self._decisions if decision.stream == name]
+
     def _drop_chunks(self) -> None:
         """Leave out runs of decisions, long ones first, late ones first."""
         size = max(1, len(self._decisions) // 2)
@@ -153,6 +175,20 @@ class _Search:
                 decisions[number] = decisions[number]._replace(value=value)
                 if self.try_decisions(decisions):
                     break
+
+
+def _tuned(decisions: list[Decision]) -> Iterator[list[Decision]]:
+    """Yield variants with one time changed, and without one of the choices or with all."""
+    times = [at for at, each in enumerate(decisions) if isinstance(each.value, float)]
+    choices = [at for at, each in enumerate(decisions) if isinstance(each.value, int)]
+    for left_out in (None, *choices[:_TUNED_MAX]):
+        for at in times[:_TUNED_MAX]:
+            for factor in _FACTORS:
+                value = decisions[at].value
+                assert isinstance(value, float)
+                changed = [*decisions[:at], decisions[at]._replace(value=value * factor)]
+                changed += decisions[at + 1 :]
+                yield [each for number, each in enumerate(changed) if number != left_out]
 
 
 def _plainer(value: Value) -> Iterator[Value]:

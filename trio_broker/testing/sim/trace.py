@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from trio.lowlevel import Task
 
     from trio_broker.testing.sim.clock import SimClock
+
+E = TypeVar("E")
 
 _STEP = struct.Struct("<dI")
 _FLUSH_BYTES = 65536
@@ -41,6 +43,10 @@ class Entry(NamedTuple):
     def __str__(self) -> str:
         numbers = " ".join(map(str, self.numbers))
         return f"{self.seconds:.6f} {self.kind} {self.what} {numbers}".rstrip()
+
+    def exact(self) -> str:
+        """Return it as one line that is equal for equal entries only, in every process."""
+        return repr(tuple(self))
 
 
 class Trace(trio.abc.Instrument):
@@ -112,16 +118,16 @@ class Trace(trio.abc.Instrument):
         self._pending.clear()
 
 
-class Difference(NamedTuple):
+class Difference(NamedTuple, Generic[E]):
     """Where two runs part: the number of the entry, and the entry in each (None past its end)."""
 
     position: int
-    first: Entry | None
-    second: Entry | None
+    first: E | None
+    second: E | None
 
 
-def first_difference(first: Sequence[Entry], second: Sequence[Entry]) -> Difference | None:
-    """Return where two complete traces part, or None if they are equal."""
+def first_difference(first: Sequence[E], second: Sequence[E]) -> Difference[E] | None:
+    """Return where two complete traces (or texts of them) part, or None if they are equal."""
     for position, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return Difference(position, one, other)

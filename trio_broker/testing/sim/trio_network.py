@@ -29,7 +29,8 @@ class SimTrioStream(trio.abc.HalfCloseableStream):
 
     def __init__(self, stream: SimStream) -> None:
         self.stream = stream
-        self._is_sending = False
+        self._busy: set[str] = set()
+        self._is_end_sent = False
 
     def __repr__(self) -> str:
         return repr(self.stream)
@@ -39,37 +40,44 @@ class SimTrioStream(trio.abc.HalfCloseableStream):
 
         Raises:
             trio.BusyResourceError: another task is sending.
-            trio.BrokenResourceError: the connection is broken, or its end was sent.
-            trio.ClosedResourceError: it was closed here.
+            trio.BrokenResourceError: the connection is broken.
+            trio.ClosedResourceError: it was closed here, or its end was sent.
         """
-        with self._sending():
+        with self._alone("sending"):
+            if self._is_end_sent:
+                raise trio.ClosedResourceError("the end of the stream was sent")
             if len(data):
                 await self.stream.send_vectored([data])
             else:
+                self.stream.check()
                 await trio.lowlevel.checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return; how much fits is found out by sending."""
-        with self._sending():
+        with self._alone("sending"):
+            self.stream.check()
             await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes and return them, none at the end of the stream.
 
         Raises:
+            trio.BusyResourceError: another task is receiving.
             trio.BrokenResourceError: the connection is broken.
             trio.ClosedResourceError: it was closed here.
         """
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         buffer = bytearray(max_bytes or _RECEIVE_BYTES)
-        received = await self.stream.receive_into(memoryview(buffer))
+        with self._alone("receiving"):
+            received = await self.stream.receive_into(memoryview(buffer))
         return bytes(buffer[:received])
 
     async def send_eof(self) -> None:
         """Tell the other end that nothing more comes; receiving goes on."""
-        with self._sending():
+        with self._alone("sending"):
             await trio.lowlevel.checkpoint()
+            self._is_end_sent = True
             self.stream.send_eof()
 
     async def aclose(self) -> None:
@@ -78,14 +86,14 @@ class SimTrioStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     @contextmanager
-    def _sending(self) -> Iterator[None]:
-        if self._is_sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        self._is_sending = True
+    def _alone(self, doing: str) -> Iterator[None]:
+        if doing in self._busy:
+            raise trio.BusyResourceError(f"another task is {doing} on this stream")
+        self._busy.add(doing)
         try:
             yield
         finally:
-            self._is_sending = False
+            self._busy.remove(doing)
 
 
 class SimTrioListener(trio.abc.Listener[SimTrioStream]):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from trio_broker.testing.sim.clock import START_SECONDS
+from trio_broker.testing.sim.guards import OutsideSimulation
 from trio_broker.testing.sim.replay import Replay
 from trio_broker.testing.sim.run import Main, Result, SimulationStopped, simulate
 from trio_broker.testing.sim.shrink import Shrunk, shrink
@@ -38,6 +39,14 @@ DECISIONS_SHOWN = 25
 _TRACE_STEPS_MAX = 500_000
 #: Longest token that is printed; beyond, the seed must do.
 TOKEN_LENGTH_MAX = 4000
+#: Trio's own tasks and what starts the program, of which a report says nothing.
+_UNINTERESTING = frozenset(
+    {
+        "<init>",
+        "<TrioToken.run_sync_soon task>",
+        "trio_broker.testing.sim.run._Run._stoppable",
+    }
+)
 
 
 class NotRepeatable(AssertionError):
@@ -47,7 +56,9 @@ class NotRepeatable(AssertionError):
         difference: where they part, None if it did not show a second time.
     """
 
-    def __init__(self, seed: int, difference: Difference | None, around: Sequence[str]) -> None:
+    def __init__(
+        self, seed: int, difference: Difference[Any] | None, around: Sequence[str]
+    ) -> None:
         lines = [f"two runs of seed {seed} differ"]
         if difference is None:
             lines.append("but not every time: they did not when both were traced")
@@ -110,7 +121,8 @@ class Failure:
         lines += [f"  {name} = {value!r}" for name, value in smallest.drawn.items()]
         if self.shrunk is not None:
             lines += self._shrunk_lines(self.shrunk)
-        shown = smallest.entries[-steps:] if steps else ()
+        visible = [entry for entry in smallest.entries if entry.what not in _UNINTERESTING]
+        shown = visible[-steps:] if steps else []
         if shown:
             lines.append(
                 f"the last {len(shown)} lines of its trace, time begins at {START_SECONDS:g}:"
@@ -210,6 +222,19 @@ def explore(
     return Explored(runs, steps, time.perf_counter() - began, failure)
 
 
+def parse_seeds(text: str, first: int = 0) -> range:
+    """Return the seeds that a text stands for: ``100`` from `first` on, or ``7-9`` certain ones.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    begin, dash, last = text.partition("-")
+    seeds = range(int(begin), int(last) + 1) if dash else range(first, first + int(begin))
+    if not seeds:
+        raise ValueError(f"there are no seeds in {text!r}")
+    return seeds
+
+
 def _run_again(run: Callable[..., Result[Any]], first: Result[Any]) -> Result[Any]:
     """Run a seed a second time, elsewhere in memory; return its result, an error if they differ."""
     moved = [bytearray(size % 977) for size in range(20_011)]
@@ -245,8 +270,8 @@ def examine(
         shrink_seconds: real time for it; 0 to leave the run as it is.
         options: of `run.simulate`, as they were when it failed.
     """
-    if isinstance(found.error, NotRepeatable):
-        return Failure(found)
+    if isinstance(found.error, (NotRepeatable, OutsideSimulation)):
+        return Failure(found)  # which says all there is to say
     is_long = found.steps > _TRACE_STEPS_MAX
     recorded = simulate(main, found.seed, record=True, keep_trace=not is_long, **options)
     if recorded.trace_hash != found.trace_hash:
