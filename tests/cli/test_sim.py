@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from tests.support.loops import only_own_loops_count
 from trio_broker.cli.commands import command_line
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def not_async(sim):
 
 @pytest.fixture(autouse=True)
 def _programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    only_own_loops_count(monkeypatch)
     (tmp_path / "programs_of_a_user.py").write_text(PROGRAMS)
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)

@@ -24,7 +24,6 @@ from trio_broker.testing.sim.guards import (
 )
 from trio_broker.testing.sim.run import (
     Deadlock,
-    OtherLoops,
     OutOfSteps,
     OutOfTime,
     Simulation,
@@ -75,30 +74,9 @@ def test_the_command_that_shows_all_this(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.count("ok  ") == 7
 
 
-def test_another_trio_thread_is_refused() -> None:
-    running, stop = threading.Event(), threading.Event()
-
-    async def noise() -> None:
-        running.set()
-        while not stop.is_set():  # noqa: ASYNC110
-            await trio.sleep(0.001)
-
-    thread = threading.Thread(target=trio.run, args=(noise,), name="the other")
-    thread.start()
-    try:
-        running.wait()
-        with pytest.raises(OtherLoops, match=r"another thread \(the other\)"):
-            simulate(chaos, 1)
-    finally:
-        stop.set()
-        thread.join()
-    simulate(chaos, 1).unwrap()
-
-
-def test_a_trio_thread_that_starts_meanwhile_does_not_disturb() -> None:
-    async def program(simulation: Simulation) -> object:
-        go.set()
-        return await chaos(simulation)
+def test_another_trio_thread_does_not_disturb() -> None:
+    expected = simulate(chaos, 1).trace_hash
+    stop = threading.Event()
 
     async def noise() -> None:
         async def spin() -> None:
@@ -109,20 +87,12 @@ def test_a_trio_thread_that_starts_meanwhile_does_not_disturb() -> None:
             for _ in range(5):
                 nursery.start_soon(spin)
 
-    def run() -> None:
-        go.wait()
-        trio.run(noise)
-
-    go, stop = threading.Event(), threading.Event()
-    expected = simulate(program, 1).trace_hash
-    go.clear()
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=trio.run, args=(noise,))
     thread.start()
     try:
-        assert simulate(program, 1).trace_hash == expected
+        assert simulate(chaos, 1).trace_hash == expected
     finally:
         stop.set()
-        go.set()
         thread.join()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import trio
 from trio_broker.testing.sim import (
     Deadlock,
     NotRepeatable,
+    OtherLoops,
     RealClockInSimulation,
     RealRandomInSimulation,
     Simulation,
@@ -181,6 +183,26 @@ def test_seeds_are_chosen_and_counted() -> None:
         explore(program, [])
     with pytest.raises(ValueError, match="share"):
         explore(program, 3, double_run=5)
+
+
+def test_beside_another_trio_loop_it_does_not_start() -> None:
+    running, stop = threading.Event(), threading.Event()
+
+    async def other() -> None:
+        running.set()
+        while not stop.is_set():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+    thread = threading.Thread(target=trio.run, args=(other,), name="the other")
+    thread.start()
+    try:
+        running.wait()
+        with pytest.raises(OtherLoops, match=r"another thread \(the other\)"):
+            explore(lost_update, 1)
+    finally:
+        stop.set()
+        thread.join()
+    assert explore(lost_update, 1).runs == 1
 
 
 def test_time_for_shrinking_is_bounded() -> None:

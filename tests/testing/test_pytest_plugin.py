@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.loops import only_own_loops_count
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,6 +45,11 @@ async def test_account(sim):
 NO_ASYNCIO = ("-p", "no:asyncio")
 #: What takes a process longest to load.
 LIGHT = ("-p", "no:trio", "-p", "no:hypothesispytest", "-p", "no:inline_snapshot")
+
+
+@pytest.fixture(autouse=True)
+def _only_own_loops_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_own_loops_count(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

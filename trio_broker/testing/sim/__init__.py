@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Explored,
         Failure,
         NotRepeatable,
+        OtherLoops,
         examine,
         explore,
         repeat,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from trio_broker.testing.sim.replay import Replay
     from trio_broker.testing.sim.run import (
         Deadlock,
-        OtherLoops,
         OutOfSteps,
         OutOfTime,
         Result,
@@ -97,7 +97,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "exploration": ("Explored", "Failure", "NotRepeatable", "examine", "explore", "repeat"),
+    "exploration": (
+        "Explored",
+        "Failure",
+        "NotRepeatable",
+        "OtherLoops",
+        "examine",
+        "explore",
+        "repeat",
+    ),
     "faults": ("DiskFaults", "NodeDead"),
     "guards": (
         "OutsideSimulation",
@@ -112,7 +120,6 @@ _HOMES = {
     "replay": ("Replay",),
     "run": (
         "Deadlock",
-        "OtherLoops",
         "OutOfSteps",
         "OutOfTime",
         "Result",

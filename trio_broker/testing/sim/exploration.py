@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
+from trio_broker.testing.sim import private
 from trio_broker.testing.sim.clock import START_SECONDS
 from trio_broker.testing.sim.guards import OutsideSimulation
 from trio_broker.testing.sim.replay import Replay
@@ -71,6 +72,16 @@ class NotRepeatable(AssertionError):
             ]
         super().__init__("\n".join(lines))
         self.difference = difference
+
+
+class OtherLoops(RuntimeError):
+    """Trio runs in another thread of this process, so that a run could not be repeated."""
+
+    def __init__(self, threads: tuple[str, ...]) -> None:
+        super().__init__(
+            f"Trio runs in another thread ({', '.join(threads)}): what it does would be in the"
+            " simulation's way. End it first, or simulate in a process of its own"
+        )
 
 
 @frozen
@@ -194,10 +205,13 @@ def explore(
 
     Raises:
         ValueError: no seeds, or an impossible share.
+        OtherLoops: Trio runs in another thread of this process.
         Exception: what a run raised and `is_failure` denies.
     """
     if not 0 <= double_run <= 1:
         raise ValueError(f"double_run is a share of the seeds, from 0 to 1, not {double_run}")
+    if loops := private.threads_with_loops():
+        raise OtherLoops(loops)
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     run: Callable[..., Result[Any]] = partial(simulate, main, policy=policy, **options)
     began, runs, steps = time.perf_counter(), 0, 0

@@ -4,7 +4,9 @@
 everything that no seed can repeat forbidden (`guards`) and the cyclic garbage collector at rest (it
 would finalise async generators at moments that depend on memory). `find_difference` runs it twice.
 
-Call it from synchronous code. Whatever is random in the program must come from
+Call it from synchronous code. A Trio loop in another thread keeps its own scheduler and does not
+change a run, as long as it leaves the garbage collector alone; `exploration`, which runs for long,
+does not start beside one. Whatever is random in the program must come from
 `Simulation.random`; whatever is iterated must have an order (no sets of strings).
 """
 
@@ -71,16 +73,6 @@ class OutOfTime(SimulationStopped):
 
 class OutOfSteps(SimulationStopped):
     """The run took more task steps than allowed: a loop that makes no progress, or a low limit."""
-
-
-class OtherLoops(RuntimeError):
-    """Trio runs in another thread of this process, so that a run could not be repeated."""
-
-    def __init__(self, threads: tuple[str, ...]) -> None:
-        super().__init__(
-            f"Trio runs in another thread ({', '.join(threads)}): what it does would be in the"
-            " simulation's way. End it first, or simulate in a process of its own"
-        )
 
 
 class Simulation:
@@ -227,12 +219,9 @@ def simulate(
 
     Raises:
         UnsupportedTrio: the self-test says that runs would not be repeatable.
-        OtherLoops: Trio runs in another thread of this process.
         RuntimeError: called from a Trio run, or while another simulation runs.
     """
     _check_trio()
-    if loops := private.threads_with_loops():
-        raise OtherLoops(loops)
     options = _Options(
         policy=policy,
         max_steps=max_steps,
