@@ -41,8 +41,6 @@ async def test_account(sim):
 """
 
 
-#: It warns where it is not configured.
-NO_ASYNCIO = ("-p", "no:asyncio")
 #: What takes a process longest to load.
 LIGHT = ("-p", "no:trio", "-p", "no:hypothesispytest", "-p", "no:inline_snapshot")
 
@@ -60,7 +58,7 @@ def _installed() -> None:
 
 
 def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
-    return pytester.runpytest_inprocess(*options, *NO_ASYNCIO)
+    return pytester.runpytest_inprocess(*options)
 
 
 def test_an_explored_test_runs_once_per_seed(pytester: pytest.Pytester) -> None:
@@ -273,8 +271,8 @@ def test_other_async_plugins_are_left_alone(
             print("RAN theirs")
         """
     )
-    others = () if plugin == "pytest_asyncio" else NO_ASYNCIO
-    result = pytester.runpytest_inprocess("-s", "-p", "no:cacheprovider", *others)
+    loaded = ("-p", "asyncio") if plugin == "pytest_asyncio" else ()
+    result = run(pytester, "-s", "-p", "no:cacheprovider", *loaded)
     ran = re.findall(r"RAN (\w+)", str(result.stdout))
     assert ran[:2] == ["0", "1"]
     assert set(ran[2:]) == {"theirs"}  # anyio runs it once per backend
