@@ -139,7 +139,7 @@ async def for_some_time(
         first: BaseException = failed
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from None
+        raise WorkerFailed(str(first)) from group
 
 
 def _take(
