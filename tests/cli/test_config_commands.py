@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from tests.support.server import SERVE
 from trio_broker.cli.commands import command_line
 from trio_broker.host.config_file import load_config
-from trio_broker.settings.table import settings
+from trio_broker.settings.table import ENVIRONMENT_PREFIX, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +26,9 @@ TOKEN = "a-token-of-some-length"
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs the tests may have variables of their own."""
-    for setting in settings().values():
-        monkeypatch.delenv(setting.environment_name, raising=False)
-    monkeypatch.delenv("TRIO_BROKER_CONFIG", raising=False)
+    for name in list(os.environ):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            monkeypatch.delenv(name)
 
 
 def run(*arguments: str, **keywords: object) -> Result:
@@ -67,6 +68,13 @@ def test_check_warns_of_a_secret_that_everybody_can_read(path: Path) -> None:
     assert TOKEN not in result.stderr
     path.chmod(0o640)
     assert run("check", str(path)).stderr == ""
+
+
+def test_check_warns_of_what_has_no_effect(path: Path) -> None:
+    path.write_text('[http]\nlisten = ""\nconnections_max = 5\n')
+    result = run("check", str(path))
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"warning: {path}: http.connections_max has no effect: ")
 
 
 def test_check_looks_at_the_file_that_the_environment_names(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from trio_broker.errors import ConfigError
 from trio_broker.host.config_file import load_config
 from trio_broker.settings.resolve import resolve
 from trio_broker.settings.sources import read_environment, read_file
+from trio_broker.settings.table import ENVIRONMENT_PREFIX
 
 HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 CONFIGURE = (HOW_TO / "configure.md").read_text("utf-8")
@@ -26,6 +28,22 @@ def test_the_file_that_is_shown_is_right() -> None:
     config = resolve([read_file("broker.toml", example.encode())], serve=True).config
     assert config.advertised == "broker.example.org:9092"
     assert config.topic.retention_bytes == 20 * 1024**3
+
+
+def test_the_program_that_is_shown_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", CONFIGURE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            monkeypatch.delenv(name)
+    exec(compile(program, "configure.md", "exec"), {})
+    assert "broker.toml: there is no such file" in capsys.readouterr().out
+    (tmp_path / "broker.toml").write_text("num_partitions = 6")
+    names: dict[str, object] = {}
+    exec(compile(program, "configure.md", "exec"), names)
+    assert names["config"] == load_config(assignments=["num_partitions=6", "node_id=1"])
 
 
 def test_the_messages_that_are_shown_are_what_one_gets() -> None:

@@ -15,9 +15,6 @@ import trio_broker
 from trio_broker.config import (
     BrokerConfig,
     Durability,
-    GroupConfig,
-    HttpConfig,
-    LimitsConfig,
     NetworkConfig,
     ShutdownConfig,
     StorageConfig,
@@ -26,7 +23,7 @@ from trio_broker.config import (
 )
 from trio_broker.errors import ConfigError
 from trio_broker.host.config_file import load, load_config
-from trio_broker.settings.resolve import resolve
+from trio_broker.settings.resolve import resolve, without_effect
 from trio_broker.settings.sources import (
     ENVIRONMENT_OF_COMMANDS,
     FILE_BYTES_MAX,
@@ -478,99 +475,27 @@ def test_a_secret_is_not_repeated(text, write) -> None:
     assert "7" not in fault.replace("1000", "")
 
 
-# ----------------------------------------------------------------------- rules between values
+def test_a_server_that_nobody_can_reach_is_refused() -> None:
+    with pytest.raises(ConfigError, match="-X: listeners must not be empty: nobody could connect"):
+        load_config(assignments=["listeners="], serve=True)
+    assert load_config(assignments=["listeners="]).listeners == ()  # embedded: in memory
+
+
 @pytest.mark.parametrize(
-    "build, said",
+    "assignments, keys",
     [
-        (lambda: BrokerConfig(data_dir=""), "data_dir must not be an empty text"),
-        (lambda: BrokerConfig(data_dir="a\0b"), "data_dir must not contain a character NUL"),
-        (lambda: BrokerConfig(log_dirs=("a", "")), "log_dirs must not be an empty text"),
-        (lambda: BrokerConfig(log_dirs=("/b", "/b/c")), "log_dirs: '/b/c' lies inside '/b'"),
-        (lambda: BrokerConfig(log_dirs=("data/metadata/x",)), "lies inside 'data/metadata'"),
-        (lambda: BrokerConfig(cluster_id=""), "cluster_id must be 1 to 100 printable"),
-        (lambda: BrokerConfig(cluster_id="a\nb"), "cluster_id must be 1 to 100 printable"),
-        (lambda: BrokerConfig(cluster_id="x" * 40_000), "cluster_id must be 1 to 100 printable"),
-        (lambda: BrokerConfig(log_dirs=("a/b", "a//b/")), "log_dirs: 'a/b' is listed 2 times"),
-        (
-            lambda: BrokerConfig(listeners=("a:1", "a:1")),
-            "listeners: 'a:1' is listed 2 times; an address can be bound once",
-        ),
-        (
-            lambda: BrokerConfig(listeners=("127.0.0.1:1",), http=HttpConfig(listen="127.0.0.1:1")),
-            "http.listen: '127.0.0.1:1' is one of 'listeners', too; choose another port",
-        ),
-        (lambda: BrokerConfig(listeners=("0.0.0.0:1",)), "set 'advertised' to the host:port"),
-        (lambda: BrokerConfig(listeners=(":1",)), "set 'advertised' to the host:port"),
-        (lambda: BrokerConfig(listeners=("[::]:1",)), "set 'advertised' to the host:port"),
-        (lambda: BrokerConfig(advertised="a:0"), "'a:0' leads clients nowhere"),
-        (lambda: BrokerConfig(advertised="0.0.0.0:1"), "'0.0.0.0:1' leads clients nowhere"),
-        (lambda: BrokerConfig(advertised=""), "advertised: '' is not an address"),
-        (
-            lambda: BrokerConfig(listeners=("PLAINTEXT://a:1",)),
-            "listeners: 'PLAINTEXT://a:1': write 'a:1', without 'PLAINTEXT://'",
-        ),
-        (lambda: BrokerConfig(listeners=("::1:9092",)), "IPv6 goes into brackets"),
-        (lambda: BrokerConfig(listeners=("[x]:1",)), "no IPv6 address in the brackets"),
-        (lambda: BrokerConfig(listeners=("a b:1",)), "no name of a host"),
-        # Python's own IDNA codec raises UnicodeError for these when they are looked up.
-        (lambda: BrokerConfig(listeners=("a..b:1",)), "no name of a host"),
-        (lambda: BrokerConfig(advertised=f"{'a' * 64}:1"), "no name of a host"),
-        (lambda: BrokerConfig(advertised=f"{'a.' * 127}b:1"), "no name of a host"),
-        (lambda: HttpConfig(listen="bröker:1", token="x" * 16), "no name of a host"),
-        (lambda: BrokerConfig(listeners=("a:+1",)), "port '+1' is not between 0 and 65535"),
-        (lambda: BrokerConfig(listeners=("a:65536",)), "is not between 0 and 65535"),
-        (
-            lambda: BrokerConfig(num_partitions=11, limits=LimitsConfig(partitions_max=10)),
-            "num_partitions must not exceed limits.partitions_max (10), but is 11",
-        ),
-        (
-            lambda: BrokerConfig(limits=LimitsConfig(partitions_per_topic_max=3)),
-            "group.offsets_topic_partitions must not exceed limits.partitions_per_topic_max (3)",
-        ),
-        (
-            lambda: BrokerConfig(
-                topic=TopicConfig(max_message_bytes=2**21),
-                network=NetworkConfig(produce_frame_bytes_max=2**20),
-            ),
-            "topic.max_message_bytes must not exceed network.produce_frame_bytes_max (1048576)",
-        ),
-        (lambda: ShutdownConfig(drain_share=0.9), "add up to 1.55"),
-        (
-            lambda: GroupConfig(session_timeout_min_ms=2, session_timeout_max_ms=1),
-            "session_timeout_min_ms must not exceed session_timeout_max_ms (1), but is 2",
-        ),
-        (lambda: HttpConfig(listen="0.0.0.0:1"), "set 'http.token', or listen on 127.0.0.1"),
-        (lambda: HttpConfig(token="with a blank in it"), "token must be 16 to 1000 printable"),
-        (lambda: TopicConfig(cleanup_policy="compact"), "'compact' is not supported yet"),
-        # Types, which Python does not check.
-        (lambda: BrokerConfig(listeners="127.0.0.1:1"), "listeners must be a list of texts"),
-        (lambda: BrokerConfig(log_dirs=(1,)), "log_dirs must be a list of texts, not (1,)"),
-        (lambda: BrokerConfig(auto_create_topics="no"), "must be True or False, not 'no'"),
-        (lambda: BrokerConfig(node_id=True), "node_id must be a whole number, not True"),
-        (lambda: BrokerConfig(node_id=1.0), "node_id must be a whole number, not 1.0"),
-        (lambda: BrokerConfig(data_dir=Path("x")), "data_dir must be a text, not "),
-        (lambda: BrokerConfig(topic={}), "topic must be a TopicConfig, not {}"),
-        (lambda: StorageConfig(durability="os"), "durability must be a Durability, not 'os'"),
-        (lambda: NetworkConfig(connections_max=0), "connections_max must be between 1 and"),
-        (lambda: HttpConfig(token=5), "token must be a text"),
+        (["http.listen="], []),
+        (["http.listen=", "http.connections_max=5", "metrics.compat=kafka_exporter"],
+         ["http.connections_max", "metrics.compat"]),
+        (["http.connections_max=5"], []),
+        (["limits.topic_mutations_per_second=0", "limits.topic_mutations_burst=5"],
+         ["limits.topic_mutations_burst"]),
+        (["limits.topic_mutations_per_second=0"], []),
+        (["metrics.per_partition=no", "metrics.per_partition_max=5"],
+         ["metrics.per_partition_max"]),
     ],
-)
-def test_what_could_never_work_is_refused(build, said) -> None:
-    with pytest.raises(ConfigError) as caught:
-        build()
-    [fault] = caught.value.faults
-    assert said in fault
-
-
-def test_lists_may_be_lists() -> None:
-    config = BrokerConfig(listeners=["127.0.0.1:0"], log_dirs=["a"])
-    assert config.listeners == ("127.0.0.1:0",)
-    assert hash(config) == hash(BrokerConfig(listeners=("127.0.0.1:0",), log_dirs=("a",)))
-
-
-def test_what_only_looks_like_a_mistake_is_accepted() -> None:
-    BrokerConfig(listeners=("127.0.0.1:0", "127.0.0.1:0", "[::1]:9092", "localhost:9092"))
-    BrokerConfig(listeners=(), advertised="[::1]:9092")
-    BrokerConfig(advertised=f"broker_0.{'a' * 63}.example.org.:9092")
-    BrokerConfig(listeners=("[fe80::1%eth0]:0",), log_dirs=("data", "logs", "logs2"))
-    BrokerConfig(listeners=("127.0.0.1:0",), http=HttpConfig(listen="127.0.0.1:0"))
+)  # fmt: skip
+def test_what_nothing_comes_of_is_said(assignments, keys) -> None:
+    told = without_effect(load(assignments=assignments, serve=True))
+    assert [sentence.split()[1] for sentence in told] == keys
+    assert all(sentence.startswith("-X: ") for sentence in told)

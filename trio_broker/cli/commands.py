@@ -116,6 +116,7 @@ def serve(
     from trio_broker.broker.service_notifier import ServiceManager
     from trio_broker.cli.logs import logging_to_stderr
     from trio_broker.errors import ConfigError, TrioBrokerError
+    from trio_broker.settings.resolve import without_effect
 
     if config.http.listen is not None and (missing := missing_libraries()):
         click.echo(
@@ -127,7 +128,10 @@ def serve(
 
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     with logging_to_stderr(log_level, as_json=as_json):
-        logging.getLogger("trio_broker.serve").info("configuration: %s", what_was_set(resolved))
+        logger = logging.getLogger("trio_broker.serve")
+        logger.info("configuration: %s", what_was_set(resolved))
+        for sentence in without_effect(resolved):
+            logger.warning("configuration: %s", sentence)
         try:
             code = trio.run(
                 partial(

@@ -46,9 +46,13 @@ def config_check(
     there is no mistake, 2 otherwise.
     """
     list_settings(context, assignments)
+    from trio_broker.settings.resolve import without_effect
+
     resolved = load_or_exit(config_path, assignments)
     if config_path is not None:
         _warn_of_readers(config_path, resolved)
+    for sentence in without_effect(resolved):
+        click.echo(f"warning: {sentence}", err=True)
     click.echo(f"{config_path or 'environment'}: no mistakes")
 
 

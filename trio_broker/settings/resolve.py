@@ -82,10 +82,37 @@ def resolve(sources: Iterable[Source], *, serve: bool = False) -> Resolved:
     if values.get("http.listen") is None and origins[_GRACE_KEY] == SERVE_DEFAULT:
         values[_GRACE_KEY] = 0.0  # it is for those who ask whether the broker is ready
     config, broken = _assemble(values)
+    if serve and config is not None and not config.listeners:
+        reason = "must not be empty: nobody could connect to this server"
+        broken = [*broken, ConfigFault(reason, ("listeners",))]
     faults += [_placed(fault, origins) for fault in broken if faulty.isdisjoint(fault.keys)]
     if config is None or faults:
         raise ConfigError(faults)
     return Resolved(config, origins)
+
+
+def without_effect(resolved: Resolved) -> list[str]:
+    """Say which values were set although nothing comes of them, each with the reason."""
+    config = resolved.config
+    reasons = {
+        "limits.topic_mutations_burst": (
+            config.limits.topic_mutations_per_second == 0,
+            "limits.topic_mutations_per_second is 0, so there is no limit",
+        ),
+        "metrics.per_partition_max": (
+            not config.metrics.per_partition,
+            "metrics.per_partition is false",
+        ),
+    }
+    for setting in settings().values():
+        if setting.section in {"http", "metrics"} and setting.key != "http.listen":
+            if config.http.listen is None:
+                reasons[setting.key] = (True, "http.listen is unset, so nothing is served there")
+    return [
+        f"{origin}: {key} has no effect: {reasons[key][1]}"
+        for key, origin in resolved.origins.items()
+        if origin not in {DEFAULT, SERVE_DEFAULT} and key in reasons and reasons[key][0]
+    ]
 
 
 def _value_fault(setting: Setting, entry: Entry, reason: str) -> ConfigFault:
