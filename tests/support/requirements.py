@@ -24,6 +24,13 @@ def missing_for_loop_disks() -> list[str]:
     return missing
 
 
+def missing_for_tmpfs() -> list[str]:
+    """Return what keeps this machine from mounting a filesystem in memory; empty if nothing."""
+    if sys.platform != "linux":
+        return ["LINUX"]
+    return [] if os.geteuid() == 0 else ["ROOT, or: unshare --user --map-root-user --mount"]
+
+
 def missing_programs(*names: str) -> list[str]:
     """Return which of these programs are not installed."""
     return [f"THE PROGRAM {name}" for name in names if shutil.which(name) is None]
@@ -32,6 +39,12 @@ def missing_programs(*names: str) -> list[str]:
 def skip_loudly(what: str, missing: list[str]) -> NoReturn:
     """Skip the calling test, saying in capitals what was not tested and why."""
     pytest.skip(f"NOT TESTED: {what.upper()}. MISSING: {', '.join(missing)}")
+
+
+def require_tmpfs(what: str) -> None:
+    """Skip the calling test loudly unless filesystems can be mounted in memory."""
+    if missing := missing_for_tmpfs():
+        skip_loudly(what, missing)
 
 
 def require_loop_disks(what: str) -> None:

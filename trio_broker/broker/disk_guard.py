@@ -99,11 +99,23 @@ class DiskGuard:
                 await self._probe()
             elif health.state is DiskState.DEGRADED:
                 await self._set_ballast(0)
+                await self._measure()  # clients are told
                 await trio.sleep(LOOK_SECONDS_TIGHT)
                 await self._probe()
             else:
                 await self._look()
-                await trio.sleep(LOOK_SECONDS_TIGHT if health.is_tight else LOOK_SECONDS)
+                with trio.move_on_after(LOOK_SECONDS_TIGHT if health.is_tight else LOOK_SECONDS):
+                    # A write that met a full disk: the ballast is wanted at once.
+                    await self._log_dir.disk_news.wait()
+
+    async def _measure(self) -> None:
+        """Learn how much room there is on a disk that refuses writes."""
+        try:
+            self._log_dir.health.space = await self._log_dir.lane.call(
+                self._host.fs.space, self._path
+            )
+        except (StuckIO, OSError) as error:
+            logger.debug("log dir %s cannot be measured: %s", self._path, error)
 
     async def _find_ballast(self) -> None:
         """Learn what an earlier run has kept."""

@@ -57,4 +57,4 @@ def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[Exception | None]]:
 def no_room(error: AppendFailed, size_bytes: int, space: Space | None) -> str:
     """Say why a write was refused, and how much room was wanted and is there."""
     text = f"{error}: {size_bytes} bytes were to be written"
-    return text if space is None else f"{text}, {space.free_bytes} are free"
+    return text if space is None else f"{text}, {space.free_bytes} were free a moment ago"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import posixpath
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,13 +18,13 @@ import trio
 
 from trio_broker.broker.deleted_replicas import DeletedReplicas
 from trio_broker.broker.disk_guard import DiskGuard
-from trio_broker.broker.paced_log import DeletionLog
+from trio_broker.broker.paced_log import DeletionLog, PacedLog
 from trio_broker.broker.shard import Shard
 from trio_broker.broker.space_keeper import SpaceKeeper
 from trio_broker.errors import ErrorCode, StorageError
 from trio_broker.replication.producer_state import ProducerStateTable
 from trio_broker.storage import paths
-from trio_broker.storage.disk_state import DiskHealth, DiskState
+from trio_broker.storage.disk_state import DiskHealth, DiskState, thresholds
 from trio_broker.storage.handles import SegmentCache, open_files_of
 from trio_broker.storage.log import LogSettings
 from trio_broker.storage.log_dir import LogDirectory, open_log_directory_job
@@ -47,10 +46,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_broker.log_dir")
 
 
-#: One line in the log for refused writes in this time, however many there are.
-LOG_INTERVAL_SECONDS = 10.0
-
-
 class LogDir:
     """A running log dir.
 
@@ -58,8 +53,7 @@ class LogDir:
         directory: what is on disk.
         shards: in the order of their indexes, which metadata refers to.
         health: the state of its disk, and why.
-        produce_refusal: why clients may not write to this disk, for their error message; None if
-            they may.
+        disk_news: set, and replaced by a new one, when the disk's state changes.
         keeper: keeps the logs within their budget.
         deleted: what is left of deleted replicas.
         deletions: says what retention takes away.
@@ -72,9 +66,9 @@ class LogDir:
     ) -> None:
         self.directory = directory
         self.health = DiskHealth()
-        self.produce_refusal: str | None = None
+        self.disk_news = trio.Event()
         self.write_failures = 0
-        self._write_failure_logged = -math.inf
+        self._paced = PacedLog(logger)
         self.closed_cleanly = False
         self.supervisor: Supervisor = state.supervisor
         self._state = state
@@ -124,10 +118,23 @@ class LogDir:
         return self.health.state is DiskState.FAILED
 
     @property
+    def produce_refusal(self) -> str | None:
+        """Why clients may not write to this disk, for their error message; None if they may."""
+        health = self.health
+        if not health.refuses_produce:
+            return None
+        text = f"log dir {self.directory.path} is {health.state.value}: {health.cause}"
+        space = health.space
+        if health.state is DiskState.DEGRADED and space is not None:
+            needed_bytes = thresholds(space.total_bytes).degraded_bytes
+            text += f"; {space.free_bytes} bytes are free, {needed_bytes} are needed"
+        return text
+
+    @property
     def refusal(self) -> tuple[ErrorCode, str] | None:
         """What clients are told who want to write; None if they may."""
-        if self.produce_refusal is not None:
-            return ErrorCode.KAFKA_STORAGE_ERROR, self.produce_refusal
+        if (text := self.produce_refusal) is not None:
+            return ErrorCode.KAFKA_STORAGE_ERROR, text
         if self.keeper.refusal is not None:
             return ErrorCode.POLICY_VIOLATION, self.keeper.refusal
         return None
@@ -152,23 +159,17 @@ class LogDir:
         self.health.write_refused(error_number, str(error), trio.current_time())
         if self.health.state is not before:
             self._after_change()
-        now = trio.current_time()
-        if now - self._write_failure_logged >= LOG_INTERVAL_SECONDS:
-            self._write_failure_logged = now
-            logger.error(
-                "log dir %s: write refused (%d so far): %s",
-                self.directory.path,
-                self.write_failures,
-                error,
-            )
+        self._paced.log(
+            logging.ERROR,
+            "write refused",
+            f"log dir {self.directory.path}: write refused ({self.write_failures} so far): {error}",
+        )
 
     def _after_change(self) -> None:
         """Make the log dir follow its disk's state, as far as that takes no disk work."""
         health = self.health
-        self.produce_refusal = None
-        if health.refuses_produce:
-            self.produce_refusal = f"log dir {self.directory.path} is {health.state.value}"
-            self.produce_refusal += f": {health.cause}"
+        self.disk_news.set()
+        self.disk_news = trio.Event()
         if health.state in {DiskState.LOW, DiskState.DEGRADED}:
             self.keeper.press()
         if health.state is DiskState.FAILED:
@@ -183,13 +184,11 @@ class LogDir:
         if health.state is before:
             return
         self._after_change()
-        logger.log(
+        self._paced.log(
             logging.INFO if health.state is DiskState.OK else logging.WARNING,
-            "log dir %s: disk was %s, is %s now %s",
-            self.directory.path,
-            before.value,
-            health.state.value,
-            health.cause,
+            f"{before.value} {health.state.value}",
+            f"log dir {self.directory.path}: disk was {before.value}, is {health.state.value} now"
+            + (f": {health.cause}" if health.cause else ""),
         )
         if before is DiskState.FAILED:
             for shard in self.shards:

@@ -106,8 +106,8 @@ class DiskHealth:
             return  # left by probes only
         if space.free_bytes < limits.degraded_bytes:
             self._degrade(
-                f"{space.free_bytes} bytes are free, fewer than the {limits.degraded_bytes} that "
-                "are kept for deletions and offset commits"
+                f"{space.free_bytes} bytes were free, and {limits.degraded_bytes} are kept for "
+                "deletions and offset commits"
             )
         elif space.free_bytes < limits.low_bytes or 0 < space.free_inodes < LOW_INODES:
             self.state = DiskState.LOW
