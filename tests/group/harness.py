@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from trio_broker.config import GroupConfig, LimitsConfig
@@ -322,10 +323,22 @@ def frozen_state(thing: object) -> object:
     if isinstance(thing, list | tuple | set | frozenset):
         items = [frozen_state(item) for item in thing]
         return sorted(items, key=repr) if isinstance(thing, set | frozenset) else items
-    names: set[str] = set(getattr(thing, "__dict__", ()))
-    for cls in type(thing).__mro__:
-        names |= set(getattr(cls, "__slots__", ()))
-    names -= {"_heap", "_queued_ms", "_order", "__weakref__", "__dict__"}
-    if isinstance(thing, Enum) or not type(thing).__module__.startswith("trio_broker"):
+    if isinstance(thing, int | str | bytes | None):
+        return thing
+    slots = _slots_of(type(thing))
+    if slots is None:
         return repr(thing)
-    return [(name, frozen_state(getattr(thing, name))) for name in sorted(names)]
+    names = sorted(slots | getattr(thing, "__dict__", {}).keys() - _STALE)
+    return [(name, frozen_state(getattr(thing, name))) for name in names]
+
+
+#: What a machine's state does not consist of: heap entries that are skipped, and Python's own.
+_STALE = {"_heap", "_queued_ms", "_order", "__weakref__", "__dict__"}
+
+
+@cache
+def _slots_of(cls: type) -> set[str] | None:
+    """Return the slots of one of our own classes; None of any other, and of enums."""
+    if issubclass(cls, Enum) or not cls.__module__.startswith("trio_broker"):
+        return None
+    return {name for base in cls.__mro__ for name in getattr(base, "__slots__", ())} - _STALE
