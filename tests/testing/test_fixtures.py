@@ -65,6 +65,30 @@ def test_pytest_trio_is_not_needed(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=2)
 
 
+def test_an_explored_test_cannot_use_it_and_is_told_what_can_be(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from trio_broker.testing import memory_broker
+
+        @pytest.mark.explore(seeds=2)
+        async def test_no(sim, kafka_topic):
+            raise AssertionError("it has run")
+
+        @pytest.mark.explore(seeds=2)
+        async def test_yes(sim):
+            async with memory_broker() as broker:
+                await broker.create_topic("orders")
+                assert await broker.produce("orders", b"1") == (0, 0)
+        """
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.fnmatch_lines(["*an explored test cannot use kafka_broker*"])
+
+
 def test_the_configuration_can_be_overridden(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """

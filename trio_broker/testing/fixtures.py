@@ -28,6 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse what could not work: a simulation does not reach out of itself."""
+    if item.get_closest_marker("explore") and "kafka_broker" in getattr(item, "fixturenames", ()):
+        pytest.fail(
+            "an explored test cannot use kafka_broker, which runs in real time in another thread: "
+            "take memory_broker() of trio_broker.testing, inside the test",
+            pytrace=False,
+        )
+
+
 @pytest.fixture(scope="session")
 def kafka_broker_config() -> BrokerConfig:
     """Return the configuration of `kafka_broker`: override it in conftest.py to change some."""
