@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,12 @@ class PlantedBug(ZeroDivisionError):
 
 @contextmanager
 def planted(
-    owner: type, name: str, is_hit: Callable[[Any], bool], *, in_lane: bool = False
+    owner: type,
+    name: str,
+    is_hit: Callable[[Any], bool],
+    *,
+    in_lane: bool = False,
+    error: Exception | None = None,
 ) -> Iterator[list[Any]]:
     """Let a method (or the job that it makes) fail for those objects that are meant.
 
@@ -55,7 +61,7 @@ def planted(
         met.append(thing)
         if in_lane:
             return failing_job()
-        raise PlantedBug("a bug")
+        raise error or PlantedBug("a bug")
 
     setattr(owner, name, fail)
     try:
@@ -276,8 +282,17 @@ async def test_faults_are_shown_with_their_causes_and_forgotten_with_their_topic
         assert (fault.boundary, fault.count) == ("replica", 1)
 
 
+@pytest.mark.parametrize(
+    "step, error, words",
+    [
+        ("locate", PlantedBug("a bug"), "fault in replica"),
+        ("read_cached", OSError(errno.EIO, "the disk"), "reading at 0"),
+    ],
+)
 @simulated
-async def test_a_thousand_faults_are_few_lines(world: World) -> None:
+async def test_a_thousand_faults_are_few_lines(
+    world: World, step: str, error: Exception, words: str
+) -> None:
     lines = _Lines()
     logging.getLogger("trio_broker").addHandler(lines)
     try:
@@ -286,14 +301,16 @@ async def test_a_thousand_faults_are_few_lines(world: World) -> None:
             await run.broker.create_topic("orders", partitions=ONE_SHARD)
             run.faults_expected |= {f"replica orders-{index}" for index in range(ONE_SHARD)}
             began = trio.current_time()
-            with planted(Log, "locate", lambda _: True):
+            await run.broker.produce("orders", b"x", partition=0)
+            with planted(Log, step, lambda _: True, error=error) as met:
                 async with world.connect() as client:
                     for turn in range(1_000):
-                        await client.call(fetch_request(0, partition=turn % ONE_SHARD), 12)
+                        part = 0 if step == "read_cached" else turn % ONE_SHARD
+                        await client.call(fetch_request(0, partition=part), 12)
                         await trio.sleep(0.02)
             seconds = trio.current_time() - began
-            assert sum(record.count for record in run.state.supervisor.faults.values()) == 1_000
-        shown = [text for text in lines.texts if text.startswith("fault in replica")]
+            assert len(met) == 1_000
+        shown = [text for text in lines.texts if words in text]
         assert 2 <= len(shown) <= seconds / 10 + 1
     finally:
         logging.getLogger("trio_broker").removeHandler(lines)

@@ -9,7 +9,16 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.broker.harness import failing, simulated
-from trio_broker import BrokerConfig, BrokerCrashed, open_broker, serve
+from trio_broker import (
+    Broker,
+    BrokerClosed,
+    BrokerConfig,
+    BrokerCrashed,
+    RequestError,
+    open_broker,
+    serve,
+)
+from trio_broker.admin.statistics import TopicStatistics
 from trio_broker.errors import ConfigError, LogDirInUse
 
 
@@ -149,3 +158,67 @@ def test_a_real_disk_under_a_virtual_clock_is_refused(config: BrokerConfig) -> N
 
     with pytest.raises(RuntimeError, match="virtual clock"):
         trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("end", ["leave", "ask", "cancel", "serve cancelled", "error"])
+async def test_however_a_program_ends_it_what_was_acknowledged_is_there(
+    config: BrokerConfig, end: str
+) -> None:
+    """With records under way when it ends; the marker is there, and the report says how it went."""
+    acknowledged: list[tuple[int, int]] = []
+    enough = trio.Event()
+    broker: Broker | None = None
+
+    async def produce(broker: Broker) -> None:
+        try:
+            while True:
+                acknowledged.append(await broker.produce("orders", b"x"))
+                if len(acknowledged) == 200:
+                    enough.set()
+        except (BrokerClosed, RequestError):
+            pass
+
+    async def load(broker: Broker, nursery: trio.Nursery) -> None:
+        await broker.create_topic("orders", partitions=4)
+        for _ in range(20):
+            nursery.start_soon(produce, broker)
+        with trio.fail_after(30):
+            await enough.wait()
+
+    with trio.CancelScope() as program:
+        try:
+            if end == "serve cancelled":
+                async with trio.open_nursery() as nursery:
+                    broker = await nursery.start(serve, config)
+                    await load(broker, nursery)
+                    program.cancel()
+            else:
+                async with open_broker(config) as broker, trio.open_nursery() as nursery:
+                    await load(broker, nursery)
+                    if end == "ask":
+                        broker.request_stop()
+                    elif end == "cancel":
+                        program.cancel()
+                        await trio.sleep_forever()
+                    elif end == "error":
+                        raise OwnError
+                    else:
+                        nursery.cancel_scope.cancel()
+        except* OwnError:
+            assert end == "error"
+    assert broker is not None
+    report = broker.shutdown_report
+    assert report is not None
+    assert report.clean, report
+    assert report.phases[-1].name == "close"
+    assert report.failures == ()
+    assert ("was cancelled" in report.reason) == ("cancel" in end)
+    async with open_broker(config) as again:
+        ends = {part.partition: part.high_watermark for part in topic_of(again).partitions}
+    for partition, offset in acknowledged:
+        assert offset < ends[partition]
+
+
+def topic_of(broker: Broker) -> TopicStatistics:
+    [topic] = broker.statistics().topics
+    return topic

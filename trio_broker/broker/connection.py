@@ -122,7 +122,8 @@ class Connection:
             self.close_reason = "the broker is stopping"  # and did not carry the request out
         except ProtocolError as error:
             self.close_reason = f"protocol error: {error}"
-            logger.info("closing %s: %s", self.stream.peer, error)
+            what = f"closing {self.stream.peer}: {error}"
+            self._state.paced(logger).log(logging.INFO, "closing", what)
         finally:
             self.stream.close()
             memory = self._state.request_memory

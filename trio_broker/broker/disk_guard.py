@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.paced_log import PacedLog
 from trio_broker.broker.supervise import Backoff
 from trio_broker.config import MIB
 from trio_broker.errors import StorageError, StuckIO
@@ -88,6 +89,7 @@ class DiskGuard:
         self._wanted_bytes = ballast_bytes
         self._held_bytes = 0
         self._backoff = Backoff()
+        self._paced = PacedLog(logger)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -157,7 +159,8 @@ class DiskGuard:
         try:
             await self._log_dir.lane.run(ballast_job(self._host.fs, self._path, size_bytes))
         except (StorageError, OSError) as error:
-            logger.warning("log dir %s: ballast of %d bytes: %s", self._path, size_bytes, error)
+            what = f"log dir {self._path}: ballast of {size_bytes} bytes: {error}"
+            self._paced.log(logging.WARNING, "ballast", what)
         else:
             self._held_bytes = size_bytes
 

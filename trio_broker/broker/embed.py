@@ -9,6 +9,7 @@ meets a group for a single error.
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -332,8 +333,8 @@ async def open_broker(
                     yield Broker(tree)
             except BaseException as error:  # noqa: BLE001, ASYNC103 - raised again below
                 outcome = error
-            hard = isinstance(outcome, trio.Cancelled)
-            if hard:
+            # Not asked of `outcome`: a nursery in the block may have made a group of it.
+            if trio.current_effective_deadline() == -math.inf:
                 tree.hurry("the program was cancelled")
             else:
                 tree.request_stop("the program left the broker's block")

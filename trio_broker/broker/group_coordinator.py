@@ -246,7 +246,8 @@ class GroupCoordinator:
             [result] = await self._state.controller.create_topics([wanted])
             routed = self._state.router.by_name.get(OFFSETS_TOPIC_NAME)
             if routed is None:
-                logger.error("cannot create %s: %s", OFFSETS_TOPIC_NAME, result.message)
+                what = f"cannot create {OFFSETS_TOPIC_NAME}: {result.message}"
+                self._state.paced(logger).log(logging.ERROR, "create", what)
             else:
                 await self._take_over(routed)
 

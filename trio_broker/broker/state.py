@@ -103,6 +103,7 @@ class BrokerState:
     started_at: float = field(factory=trio.current_time)
     disk_lanes: list[Lane] = field(factory=list)
     http_bound: list[tuple[str, int]] = field(factory=list)
+    _paced: dict[str, PacedLog] = field(factory=dict)
     _controller: Controller | None = None
     _coordinator: GroupCoordinator | None = None
 
@@ -174,6 +175,10 @@ class BrokerState:
     @coordinator.setter
     def coordinator(self, coordinator: GroupCoordinator) -> None:
         self._coordinator = coordinator
+
+    def paced(self, logger: logging.Logger) -> PacedLog:
+        """Return this broker's paced side of a logger, for lines that clients can cause at will."""
+        return self._paced.setdefault(logger.name, PacedLog(logger))
 
     def start_connection_task(self, function: Callable[[], Awaitable[None]]) -> None:
         """Start a helper task of a connection, which ends with the connections."""

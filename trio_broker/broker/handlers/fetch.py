@@ -238,13 +238,15 @@ async def _answer(
 
     async def read() -> None:
         nonlocal found
-        found = await _read(request, target, replica)
+        found = await _read(state, request, target, replica)
 
     await state.supervisor.absorb(replica.boundary, read)
     return found
 
 
-async def _read(request: FetchRequest, target: _Target, replica: Replica) -> PartitionFetchResult:
+async def _read(
+    state: BrokerState, request: FetchRequest, target: _Target, replica: Replica
+) -> PartitionFetchResult:
     plan, log = target.plan, target.log
     index = target.wanted.index
     if replica.refusal or replica.log is not log:
@@ -260,7 +262,8 @@ async def _read(request: FetchRequest, target: _Target, replica: Replica) -> Par
             if cached is None:
                 cached = await replica.shard.read(log.read_job(plan))
         except (StorageError, OSError) as error:
-            logger.error("%r: reading at %d: %s", replica, target.wanted.fetch_offset, error)
+            what = f"{replica!r}: reading at {target.wanted.fetch_offset}: {error}"
+            state.paced(logger).log(logging.ERROR, "read", what)
             code = replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR
             return PartitionFetchResult(index, code)
         records = cached

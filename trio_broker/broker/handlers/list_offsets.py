@@ -111,7 +111,8 @@ async def _answer(
     try:
         position = await _find(replica, wanted.timestamp, upper_offset)
     except (StorageError, OSError) as error:
-        logger.error("%r: looking for timestamp %d: %s", replica, wanted.timestamp, error)
+        what = f"{replica!r}: looking for timestamp {wanted.timestamp}: {error}"
+        state.paced(logger).log(logging.ERROR, "read", what)
         return _failed(wanted, replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR)
     return ListOffsetsPartitionResponse(
         partition_index=wanted.partition_index,
@@ -160,7 +161,7 @@ def _search_job(
     try:
         record = yield unfold, ()
     except (CorruptRecords, CodecUnavailable) as error:
-        logger.info("answering with the batch at offset %d: %s", found.offset, error)
+        logger.debug("answering with the batch at offset %d: %s", found.offset, error)
         record = None
     if record is None:
         return Position(found.timestamp_ms, max(found.offset, from_offset), epoch)
