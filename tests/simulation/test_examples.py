@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "simulation"
+TUTORIAL = EXAMPLES.parents[1] / "tutorials" / "first-simulation-test.md"
 OPTIONS = ("-p", "no:asyncio")
 
 
@@ -21,7 +22,8 @@ def _examples(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize(
-    "file,switch,first_seed,most_decisions", [("test_lease.py", "CHECKS_LEASES", 200, 5)]
+    "file,switch,first_seed,most_decisions",
+    [("test_lease.py", "CHECKS_LEASES", 200, 5), ("test_invoices.py", "COMMITS_IN_ORDER", 3, 4)],
 )
 def test_an_example_finds_the_mistake_and_passes_without_it(
     pytester: pytest.Pytester,
@@ -41,4 +43,18 @@ def test_an_example_finds_the_mistake_and_passes_without_it(
     pytester.runpytest_inprocess(*shlex.split(line)[1:], *OPTIONS).assert_outcomes(failed=1)
     monkeypatch.setenv(switch, "1")
     pytester.runpytest_inprocess(*shlex.split(line)[1:], *OPTIONS).assert_outcomes(passed=1)
-    pytester.runpytest_inprocess(file, "--sim-seeds=30", *OPTIONS).assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(file, "--sim-seeds=10", *OPTIONS).assert_outcomes(passed=1)
+
+
+def test_the_line_in_the_tutorial_repeats_what_it_says(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = set(re.findall(r"(pytest \S+ --sim-replay \S+)$", TUTORIAL.read_text(), re.MULTILINE))
+    monkeypatch.setenv("COMMITS_IN_ORDER", "0")
+    found = pytester.runpytest_inprocess(*shlex.split(line)[1:], *OPTIONS)
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(
+        [
+            "E*AssertionError: assert {b'pizza', b'salad', b'soup'} == *",
+        ]
+    )

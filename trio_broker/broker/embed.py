@@ -58,6 +58,11 @@ class Broker:
         return f"<Broker {self.bootstrap or 'without listeners'}>"
 
     @property
+    def host(self) -> Host:
+        """The machine it runs on."""
+        return self._state.host
+
+    @property
     def listeners(self) -> list[tuple[str, int]]:
         """Addresses listened on, (host, port), with the real ports."""
         return list(self._state.bound)

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 class InProcessBroker(Protocol):
     """A broker in the same program, `trio_broker.Broker` for example."""
 
+    @property
+    def host(self) -> Host:
+        """The machine that both run on."""
+
     async def connect(self) -> Stream:
         """Open a connection. Raises OSError."""
 
@@ -194,7 +198,7 @@ async def open_client(
         options: None: defaults.
         nursery: where the client's tasks run; None: in one of the block's own. With the caller's
             nursery a fault in one of them ends that nursery, else it ends the block.
-        host: the machine to run on; None: the real one.
+        host: the machine to run on; None: that of `broker`, or the real one.
 
     Raises:
         ValueError: neither `bootstrap` nor `broker`, or both, or an address is none.
@@ -206,7 +210,9 @@ async def open_client(
     """
     if (bootstrap is None) == (broker is None):
         raise ValueError("a client needs either the addresses of brokers or a broker")
-    if host is None:
+    if host is None and broker is not None:
+        host = broker.host
+    elif host is None:
         from trio_broker.host.real import real_host
 
         host = real_host()

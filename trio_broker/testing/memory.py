@@ -186,8 +186,9 @@ def config_for_tests(**changes: Any) -> BrokerConfig:
 
 def _machine() -> Host:
     """Return a machine for the clock that is in use."""
-    if isinstance(trio.lowlevel.current_clock(), SimClock):
-        return memory_host(SimWallClock(), entropy=SimEntropy(RandomStreams(0), "memory"))
+    clock = trio.lowlevel.current_clock()
+    if isinstance(clock, SimClock):
+        return memory_host(SimWallClock(), entropy=SimEntropy(clock.streams, "memory"))
     return memory_host(TravellingWallClock())
 
 

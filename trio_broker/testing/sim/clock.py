@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import trio
 
 from trio_broker.testing.sim import private
+from trio_broker.testing.sim.streams import RandomStreams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,11 +51,13 @@ class SimClock(trio.abc.Clock):
         on_stop: called with the reason when the run must end early, and once more if it does not;
             makes tasks runnable.
         stopped: that reason, once it is called.
+        streams: random streams of the run, for what finds itself under this clock.
     """
 
-    def __init__(self, max_seconds: float = inf) -> None:
+    def __init__(self, max_seconds: float = inf, *, streams: RandomStreams | None = None) -> None:
         self.now = START_SECONDS
         self.max_seconds = max_seconds
+        self.streams = streams or RandomStreams(0)
         self.on_stop: Callable[[StopReason], None] | None = None
         self.stopped: StopReason | None = None
         self._stops = 0

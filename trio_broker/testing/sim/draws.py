@@ -59,12 +59,14 @@ class DrawBook:
         given: what to answer, None while recording.
         taken: decisions that were drawn, in order.
         now: tells the step and the virtual time of the run.
+        task: tells the name of the task that runs.
     """
 
     def __init__(self, given: Mapping[Place, Value] | None = None) -> None:
         self.given = given
         self.taken: list[Decision] = []
         self.now: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
+        self.task: Callable[[], str] = lambda: "nobody"
 
     def take(self, stream: str, index: int, value: Value, text: str = "") -> None:
         """Write down a decision."""
@@ -323,7 +325,8 @@ class ReplayingRandom(_DrawingRandom):
         taken = self._book.taken
         if taken and taken[-1].place == (self._name, self._index):
             _, seconds = self._book.now()
-            text = f"{seconds:.6f} {self._name}: {self._call} gives {value!r} to {_caller()}"
+            drawn = f"{self._name}: {self._call} gives {value!r}"
+            text = f"{seconds:.6f} {drawn} to {self._book.task()}, in {_caller()}"
             taken[-1] = taken[-1]._replace(text=text)
 
     def _plain(self, fresh: Callable[[], Value], plainest: Callable[[], Value] | Value) -> Value:

@@ -271,7 +271,7 @@ class _Run:
         self._options = options
         self._book = book
         streams = RandomStreams(seed, book)
-        self._clock = SimClock(options.max_seconds)
+        self._clock = SimClock(options.max_seconds, streams=streams)
         policy = options.policy
         if isinstance(policy, str):
             policy = make_policy(policy, streams.unrecorded("scheduler"))
@@ -284,6 +284,7 @@ class _Run:
         )
         if book is not None:
             book.now = lambda: (self._trace.steps, self._clock.now)
+            book.task = _task_name
         self._scheduler = Scheduler(policy, book)
         self._simulation = options.simulation_type(
             self._clock, streams, self._trace, self._scheduler
@@ -352,6 +353,11 @@ class _Run:
         with self._guarding, scope:
             return await main(self._simulation)
         return None
+
+
+def _task_name() -> str:
+    """Return the name of the task that runs now."""
+    return trio.lowlevel.current_task().name if trio.lowlevel.in_trio_task() else "nobody"
 
 
 def _contains(error: BaseException | None, wanted: BaseException) -> bool:
