@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
+import pytest
 from click.testing import CliRunner
 
 from trio_broker.cli import shapes
@@ -45,10 +46,25 @@ class Outcome(NamedTuple):
 
 @attrs.define
 class Commands:
-    """Commands that talk to one broker."""
+    """Commands that talk to one broker.
+
+    Attributes:
+        bootstrap: its address.
+        data_dir: where it keeps its data; None if it is not ours.
+    """
 
     bootstrap: str
-    data_dir: Path = Path()
+    data_dir: Path | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this broker, and not another Kafka."""
+        return self.data_dir is not None
+
+    def only_ours(self) -> None:
+        """Skip the rest of a test that is about this broker only."""
+        if not self.is_ours:
+            pytest.skip("this is another broker")
 
     @property
     def environment(self) -> dict[str, str]:

@@ -69,6 +69,8 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours(tmp_path: Path) ->
 
 
 def test_a_broker_that_runs_here_is_recognised(commands: Commands) -> None:
+    if commands.data_dir is None:
+        pytest.skip("this is another broker")
     port = int(commands.bootstrap.rpartition(":")[2])
     rows = ALONE.json("doctor", *serve_as(commands.data_dir, port))
     told = {row["message"] for row in rows if row["level"] == "ok"}

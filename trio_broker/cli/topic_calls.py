@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import trio
+
 from trio_broker.cli.now import now_ms
 from trio_broker.cli.options import TABLE, confirm
 from trio_broker.cli.output import (
@@ -26,6 +28,7 @@ from trio_broker.cli.watermarks import (
     sizes,
     sum_if_complete,
 )
+from trio_broker.client.admin_results import ConfigSource
 from trio_broker.client.metadata import NOBODY
 from trio_broker.client.types import TopicPartition
 from trio_broker.config_catalog import TOPIC_CONFIGS
@@ -48,6 +51,8 @@ _SHOWN_CONFIGS = frozenset(
 )
 #: In their documentation the broker says what comes of them.
 _RETENTION = "retention.ms"
+_LEARN_SECONDS_MAX = 2.0
+_LOOK_AGAIN_SECONDS = 0.05
 
 
 def plain_value(key: str, text: str) -> str:
@@ -316,7 +321,7 @@ async def alter(
     }
     before = await client.admin.topic_configs(name)
     await client.admin.alter_topic_configs(name, changes, validate_only=dry_run)
-    after = before if dry_run else await client.admin.topic_configs(name)
+    after = before if dry_run else await _altered(client, name, changes)
     rows = []
     for key in sorted(changes):
         was, now = before.get(key), after.get(key)
@@ -336,6 +341,28 @@ async def alter(
     if dry_run:
         say("the broker would accept this; nothing was changed")
     show_rows(output, rows, _ALTER_COLUMNS, none="")
+
+
+async def _altered(
+    client: Client, name: str, changes: Mapping[str, str | None]
+) -> Mapping[str, ConfigEntry]:
+    """Return the configs once they tell of changes.
+
+    The brokers of a Kafka cluster learn of them a moment after the controller has acknowledged
+    them. Who tells something else in the end, in other words for example, is believed.
+    """
+    deadline = trio.current_time() + _LEARN_SECONDS_MAX
+    while True:
+        found = await client.admin.topic_configs(name)
+        is_told = all(
+            key in found
+            and (found[key].source is ConfigSource.TOPIC) == (text is not None)
+            and text in {None, found[key].value}
+            for key, text in changes.items()
+        )
+        if is_told or trio.current_time() > deadline:
+            return found
+        await trio.sleep(_LOOK_AGAIN_SECONDS)
 
 
 async def add_partitions(
