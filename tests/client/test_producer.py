@@ -229,3 +229,12 @@ async def test_two_producers_share_a_client(client: Client, topic: str) -> None:
         places = [await p.send(topic, b"", partition=2) for p in (first, second, first, second)]
     assert [place.offset for place in places] == [0, 1, 2, 3]
     assert {TopicPartition(p.topic, p.partition) for p in places} == {(topic, 2)}
+
+
+async def test_an_outcome_can_be_asked_for_without_waiting(client: Client, topic: str) -> None:
+    async with client.open_producer(ProducerOptions(linger_seconds=60)) as producer:
+        delivery = await producer.send_soon(topic, b"1", partition=0)
+        with pytest.raises(trio.WouldBlock):
+            delivery.result_nowait()
+        await producer.flush()
+        assert delivery.result_nowait() == await delivery.wait()

@@ -122,7 +122,7 @@ async def _consume_partitions(
         total = None if stops is None else sum(stops[place] - starts[place] for place in starts)
         if total is not None and wanted.records_max is not None:
             total = min(total, wanted.records_max)
-        with long_work("consuming", total) as done:
+        with long_work("consuming", total, writes_stdout=True) as done:
             await _Pump(client, consumer, write, wanted.records_max, stops, done).run()
 
 
@@ -187,7 +187,7 @@ async def _consume_as_member(
         _options(wanted),
         group_options=GroupOptions(auto_commit_seconds=1.0),
     ) as consumer:
-        with long_work("consuming", None) as done:
+        with long_work("consuming", None, writes_stdout=True) as done:
             await _Pump(client, consumer, write, wanted.records_max, stops, done).run()
 
 

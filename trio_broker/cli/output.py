@@ -111,6 +111,17 @@ def show_object(output: str, value: Mapping[str, Any], as_text: Callable[[], Non
         print(json.dumps(value, indent=2 if output == JSON else None, ensure_ascii=False))
 
 
+def indented(sentence: str) -> str:
+    """Set a sentence in; on a terminal it is broken between words, elsewhere it stays one line."""
+    if not sys.stdout.isatty():
+        return f"  {sentence}"
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(sentence, width, initial_indent="  ", subsequent_indent="    ")
+
+
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print names and values below each other."""
     width = max(len(name) for name, _ in facts)

@@ -65,6 +65,13 @@ class Sending(NamedTuple):
     is_verbose: bool
 
 
+class Place(NamedTuple):
+    """Where a record was read: name of the file, and which record of it, counted from 1."""
+
+    name: str
+    number: int
+
+
 def delimiter_of(text: str) -> bytes:
     """Return the bytes of a delimiter. Raises ValueError if there are none, or an escape is not."""
     found = unescape(text)
@@ -119,7 +126,7 @@ class _Sender:
         self._producer = producer
         self._reading = reading
         self._topic = topic
-        self._under_way: deque[tuple[str, Delivery]] = deque()
+        self._under_way: deque[tuple[Place, Delivery]] = deque()
         self._left = reading.records_max
         self._failure: Failed | None = None
         self._refused = 0
@@ -134,7 +141,11 @@ class _Sender:
     async def finish(self) -> None:
         """Wait for what is under way."""
         while self._under_way:
-            await self._take_outcome()
+            try:
+                await self._under_way[0][1].wait()
+            except TrioBrokerError:
+                pass  # it is taken note of with the others
+            self._take_outcomes()
 
     def check(self) -> None:
         """Raise what has failed.
@@ -151,25 +162,26 @@ class _Sender:
     async def _send_file(self, path: str | None) -> None:
         reading = self._reading
         name = "stdin" if path is None else path
+        if path is None and sys.stdin.isatty():
+            say("each line is a record; Ctrl-D ends")
         with InputPieces(path, reading.delimiter, reading.record_bytes_max) as pieces:
-            with long_work("producing", pieces.size_bytes) as done:
+            with long_work("producing", pieces.size_bytes, writes_stdout=False) as done:
                 number = 0
                 while self._failure is None:
-                    lines = await self._next_lines(pieces, f"{name}, record {number + 1}")
+                    lines = await self._next_lines(pieces, Place(name, number + 1))
                     if not lines:
                         return
                     for line in lines:
                         if self._left == 0 or self._failure is not None:
                             return
                         number += 1
-                        await self._send(f"{name}, record {number}", line)
+                        await self._send(Place(name, number), line)
                     done(sum(map(len, lines)) + len(lines))
 
-    async def _next_lines(self, pieces: InputPieces, where: str) -> list[bytes]:
+    async def _next_lines(self, pieces: InputPieces, where: Place) -> list[bytes]:
         """Return what comes next, and look for failures while nothing does."""
         while self._failure is None:
-            while self._under_way and self._under_way[0][1].is_done:
-                await self._take_outcome()
+            self._take_outcomes()
             try:
                 with trio.move_on_after(_LOOK_SECONDS):
                     return await pieces.next_pieces()
@@ -177,25 +189,41 @@ class _Sender:
                 self._fail(where, error)
         return []
 
-    async def _send(self, where: str, line: bytes) -> None:
+    async def _send(self, where: Place, line: bytes) -> None:
         if self._reading.as_json and not line.strip():
             return
         try:
             record = self._record(line)
-            delivery = await self._producer.send_soon(
-                self._topic,
-                record.value,
-                key=record.key,
-                headers=record.headers,
-                timestamp_ms=record.timestamp_ms,
-                partition=record.partition,
-            )
+            delivery = await self._send_record(record)
         except (BadRecord, TrioBrokerError) as error:
             self._fail(where, error)
             return
         self._under_way.append((where, delivery))
         if self._left is not None:
             self._left -= 1
+
+    async def _send_record(self, record: ReadRecord) -> Delivery:
+        """Send a record, at once if there is room: most records need not wait for anything."""
+        producer, topic = self._producer, self._topic
+        key, value, headers, timestamp_ms, partition = record
+        try:
+            return producer.send_nowait(
+                topic,
+                value,
+                key=key,
+                headers=headers,
+                timestamp_ms=timestamp_ms,
+                partition=partition,
+            )
+        except trio.WouldBlock:
+            return await producer.send_soon(
+                topic,
+                value,
+                key=key,
+                headers=headers,
+                timestamp_ms=timestamp_ms,
+                partition=partition,
+            )
 
     def _record(self, line: bytes) -> ReadRecord:
         """Turn a line into a record. Raises BadRecord."""
@@ -213,18 +241,22 @@ class _Sender:
         is_null = reading.empty_is_null and not value
         return ReadRecord(key, None if is_null else value, reading.headers, None, reading.partition)
 
-    async def _take_outcome(self) -> None:
-        where, delivery = self._under_way[0]
-        try:
-            await delivery.wait()
-        except TrioBrokerError as error:
-            self._fail(where, error)
-        else:
-            self.acknowledged += 1
-        self._under_way.popleft()
+    def _take_outcomes(self) -> None:
+        """Take note of the outcomes that are known, in order."""
+        while self._under_way:
+            where, delivery = self._under_way[0]
+            try:
+                delivery.result_nowait()
+            except trio.WouldBlock:
+                return
+            except TrioBrokerError as error:
+                self._fail(where, error)
+            else:
+                self.acknowledged += 1
+            self._under_way.popleft()
 
-    def _fail(self, where: str, error: Exception) -> None:
+    def _fail(self, where: Place, error: Exception) -> None:
         self._refused += 1
         if self._failure is None:
-            self._failure = Failed(f"{where}: {error}")
+            self._failure = Failed(f"{where.name}, record {where.number}: {error}")
             self._failure.__cause__ = error

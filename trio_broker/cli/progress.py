@@ -30,16 +30,20 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def long_work(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def long_work(
+    title: str, total: int | None, *, writes_stdout: bool
+) -> Iterator[Callable[[int], None]]:
     """Show a bar once a step has taken a second, if that disturbs nobody: see `progress`.
 
-    There is none unless stderr is a terminal and stdout, where the data goes, is not.
+    There is none unless stderr is a terminal.
 
     Args:
         title: what is being done.
         total: how many parts there are; None: nobody knows, and there is no bar.
+        writes_stdout: whether data goes to stdout meanwhile, which then must be no terminal.
     """
-    if total is None or not sys.stderr.isatty() or sys.stdout.isatty():
+    disturbs = writes_stdout and sys.stdout.isatty()
+    if total is None or disturbs or not sys.stderr.isatty():
         yield lambda _count: None
         return
     import trio

@@ -11,6 +11,7 @@ from trio_broker.cli.options import TABLE, confirm
 from trio_broker.cli.output import (
     Column,
     counted,
+    indented,
     print_facts,
     print_table,
     say,
@@ -296,7 +297,7 @@ def _print_description(value: Mapping[str, Any], *, show_all: bool) -> None:
     if value["retention"]:
         print("\nRetention")
         for sentence in value["retention"]:
-            print(f"  {sentence}")
+            print(indented(sentence))
 
 
 # ------------------------------------------------------------------------------------------ alter

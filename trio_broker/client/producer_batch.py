@@ -166,6 +166,17 @@ class Delivery:
         await trio.lowlevel.checkpoint()
         while not self.is_done:
             await self._batch.done.wait()
+        return self.result_nowait()
+
+    def result_nowait(self) -> RecordMetadata:
+        """Return the outcome if it is known.
+
+        Raises:
+            trio.WouldBlock: it is not known yet.
+            RequestError, DeliveryTimedOut, ClientClosed: see `wait`.
+        """
+        if not self.is_done:
+            raise trio.WouldBlock
         batch = self._batch
         if batch.error is not None:
             batch.is_reported = True
