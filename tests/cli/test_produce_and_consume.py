@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING
 
 import pytest
@@ -14,10 +15,11 @@ import pytest
 from tests.cli.commands import PATIENCE_SECONDS, PROGRAM, Commands, check_shape
 from tests.support import processes
 from tests.support.requirements import missing_programs, skip_loudly
+from tests.support.server import free_port, running_server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -266,6 +268,68 @@ def _is_idle(pid: int) -> bool:
 
 def wait_until_later() -> None:
     signal.sigtimedwait([], 0.3)
+
+
+@contextmanager
+def at_work(
+    commands: Commands, *options: str
+) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """A consumer and a producer that has sent one record to it; killed if they go on for longer."""
+    with ExitStack() as stack:
+        consuming, producing = (
+            stack.enter_context(
+                commands.start(
+                    command,
+                    "orders",
+                    *options,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+            for command in ("consume", "produce")
+        )
+        stack.callback(consuming.kill)
+        stack.callback(producing.kill)
+        type_line(producing, b"first\n")
+        assert read_line(consuming.stdout) == b"first\n"
+        yield consuming, producing
+
+
+def type_line(process: subprocess.Popen[bytes], line: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line)
+    process.stdin.flush()
+
+
+def test_a_broker_that_comes_back_is_waited_for(tmp_path: Path) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    commands = Commands(listen)
+    with running_server(tmp_path / "data", listen=listen) as server:
+        commands.call("topic", "create", "orders")
+        with at_work(commands) as (consuming, producing):
+            server.kill()
+            type_line(producing, b"meanwhile\n")
+            with running_server(tmp_path / "data", listen=listen):
+                assert read_line(consuming.stdout) == b"meanwhile\n"
+                assert producing.stdin is not None
+                producing.stdin.close()
+                assert producing.wait(PATIENCE_SECONDS) == 0
+
+
+def test_a_broker_that_has_gone_ends_it_with_4(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data") as server:
+        commands = Commands(server.bootstrap)
+        commands.call("topic", "create", "orders")
+        with at_work(commands, "--timeout", "2") as (consuming, producing):
+            server.kill()
+            type_line(producing, b"too late\n")
+            assert producing.wait(PATIENCE_SECONDS) == 4
+            assert consuming.wait(PATIENCE_SECONDS) == 4
+            assert producing.stderr is not None
+            said = producing.stderr.read().decode()
+    assert "stdin, record 2: " in said
+    assert "Traceback" not in said
 
 
 # ------------------------------------------------------------------------------------ terminals

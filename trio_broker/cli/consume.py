@@ -169,5 +169,6 @@ def consume(
         records_max=count,
         isolation=f"read_{isolation}",
         group=group,
+        timeout_seconds=connect.timeout_seconds,
     )
     run_client("consume", connect, lambda client: consume_records.consume(client, wanted, write))

@@ -34,8 +34,8 @@ _BATCH_RECORDS_MAX = 500
 _PREFETCH_BYTES = 16 * 1024 * 1024
 #: How often somebody looks whether the reader of stdout has gone while no record comes.
 _LOOK_SECONDS = 0.5
-#: After so many looks without a record the broker is asked whether it is there at all.
-_LOOKS_BEFORE_ASKING = 20
+#: After so long without a record, or --timeout, the broker is asked whether it is there at all.
+_ASK_SECONDS = 10.0
 
 
 class Wanted(NamedTuple):
@@ -49,6 +49,7 @@ class Wanted(NamedTuple):
     records_max: int | None
     isolation: str
     group: str | None
+    timeout_seconds: float
 
 
 def writer_for(
@@ -123,7 +124,7 @@ async def _consume_partitions(
         if total is not None and wanted.records_max is not None:
             total = min(total, wanted.records_max)
         with long_work("consuming", total, writes_stdout=True) as done:
-            await _Pump(client, consumer, write, wanted.records_max, stops, done).run()
+            await _Pump(client, consumer, write, wanted, stops, done).run()
 
 
 async def _extents(
@@ -188,7 +189,7 @@ async def _consume_as_member(
         group_options=GroupOptions(auto_commit_seconds=1.0),
     ) as consumer:
         with long_work("consuming", None, writes_stdout=True) as done:
-            await _Pump(client, consumer, write, wanted.records_max, stops, done).run()
+            await _Pump(client, consumer, write, wanted, stops, done).run()
 
 
 # ------------------------------------------------------------------------------------ records
@@ -200,18 +201,19 @@ class _Pump:
         client: Client,
         consumer: Reader,
         write: Writer,
-        count: int | None,
+        wanted: Wanted,
         stops: Mapping[TopicPartition, int] | None,
         done: Callable[[int], None],
     ) -> None:
         self._client = client
         self._consumer = consumer
         self._write = write
-        self._left = count
+        self._left = wanted.records_max
         self._stops = stops
         self._done = done
         self._output = OutputBytes()
-        self._looks = 0
+        self._heard_at = trio.current_time()
+        self._ask_seconds = min(_ASK_SECONDS, wanted.timeout_seconds)
 
     async def run(self) -> None:
         """Do it. Raises as `consume`."""
@@ -220,7 +222,7 @@ class _Pump:
             if batch is None:
                 await self._look_around()
                 continue
-            self._looks = 0
+            self._heard_at = trio.current_time()
             records = batch.records
             if self._stops is not None and batch.next_offset > self._stops[batch.place]:
                 records = [one for one in records if one.offset < self._stops[batch.place]]
@@ -268,6 +270,6 @@ class _Pump:
         """
         if self._output.is_abandoned:
             raise BrokenPipeError
-        self._looks += 1
-        if self._looks % _LOOKS_BEFORE_ASKING == 0:
+        if trio.current_time() - self._heard_at >= self._ask_seconds:
             await self._client.admin.describe_cluster()
+            self._heard_at = trio.current_time()

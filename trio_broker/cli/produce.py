@@ -129,7 +129,7 @@ def produce(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    sending = produce_records.Sending(topic, compression, acks, verbose)
+    sending = produce_records.Sending(topic, compression, acks, verbose, connect.timeout_seconds)
     run_interruptible(
         "produce",
         connect,

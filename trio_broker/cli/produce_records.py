@@ -63,6 +63,7 @@ class Sending(NamedTuple):
     compression: str
     acks: str
     is_verbose: bool
+    timeout_seconds: float
 
 
 class Place(NamedTuple):
@@ -93,6 +94,7 @@ async def produce(
     options = ProducerOptions(
         acks=sending.acks if sending.acks == "all" else int(sending.acks),
         compression=sending.compression,
+        delivery_timeout_seconds=sending.timeout_seconds,
         buffer_bytes=max(_BUFFER_BYTES, 2 * reading.record_bytes_max),
         # Key, headers and lengths come on top.
         request_bytes_max=reading.record_bytes_max + _ROOM_BYTES,

@@ -7,6 +7,7 @@ traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ CLIENT_ID = "trio-broker-cli"
 START_SECONDS_MAX = 3.0
 #: The same for topics, of which a broker may hear a little later than others.
 TOPIC_SECONDS_MAX = 1.0
+#: How often the same warning is shown.
+WARNING_SECONDS = 10.0
 
 _NO_ANSWER = (Unreachable, RequestTimedOut, ConnectionLost)
 
@@ -142,7 +145,8 @@ def run_interruptible(
     try:
         for number in before:
             signal.signal(number, interruption)
-        trio.run(main)
+        with _warnings_on_stderr():
+            trio.run(main)
     except TrioBrokerError as error:
         if interruption.signal_number is None:
             _report(command, connect, error)
@@ -159,6 +163,35 @@ def run_interruptible(
             signal.signal(number, handler)
     if interruption.signal_number is not None:
         sys.exit(128 + interruption.signal_number)
+
+
+class _Seldom(logging.Filter):
+    """Lets the same warning through once in a while: retries have the same one each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to show a record."""
+        if record.created - self._shown.get(record.msg, -WARNING_SECONDS) < WARNING_SECONDS:
+            return False
+        self._shown[record.msg] = record.created
+        return True
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """Show what the client warns of, such as a broker that has gone and is waited for."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(_Seldom())
+    package = logging.getLogger("trio_broker")
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
 
 
 def _exit_code(error: BaseException) -> int:
