@@ -55,7 +55,8 @@ def new_name() -> Callable[[], str]:
 async def topic(client: Client, new_name: Callable[[], str]) -> AsyncIterator[str]:
     """A topic with three partitions, deleted afterwards."""
     name = new_name()
-    await client.admin.create_topic(name, partitions=3)
+    far_ahead_ms = {"message.timestamp.after.max.ms": "3600000"}  # Kafka's default since 4.0
+    await client.admin.create_topic(name, partitions=3, configs=far_ahead_ms)
     yield name
     await client.admin.delete_topic(name)
 
