@@ -1,8 +1,9 @@
 """Lets the machine die at every disk operation of ``__consumer_offsets`` while groups are at work.
 
 ``python -m tests.simulation.group_sweep --seeds 1-3`` goes through all of them, by a power cut, by
-a kill of the process, and by two power cuts in a row; the tests do the same for some of them. A
-failure prints the line that repeats it: ``python -m tests.simulation.group_sweep --case '<case>'``.
+a kill of the process (with logs that are synced, and with such that are not), and by two power cuts
+in a row; the tests do the same for some of them. A failure prints the line that repeats it:
+``python -m tests.simulation.group_sweep --case '<case>'``.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 
     from trio_broker.records.build import Record
 
-KINDS = ("power", "kill", "power twice")
+KINDS = ("power", "kill", "power twice", "kill unsynced")
 #: What a sweep takes for a failure: a broken promise, or anything it did not expect.
 BUGS = (Exception, NodeDead)
 
 
 @cache
-def operations_of(seed: int) -> tuple[int, ...]:
+def operations_of(seed: int, kind: str = "none") -> tuple[int, ...]:
     """Return the operations on ``__consumer_offsets`` of a story without crashes."""
-    return tuple(run_case(Case(seed)).operations)
+    return tuple(run_case(Case(seed, kind)).operations)
 
 
 def cases(seeds: range, *, every: int = 1, first: int = 0) -> Iterator[Case]:
@@ -44,7 +45,8 @@ def cases(seeds: range, *, every: int = 1, first: int = 0) -> Iterator[Case]:
     for seed in seeds:
         for number, kind in enumerate(KINDS):
             # Another phase per kind, so that sparse sweeps do not all hit the same operations.
-            for operation in operations_of(seed)[(first + number * 5) % every :: every]:
+            whole = "none unsynced" if kind.endswith("unsynced") else "none"
+            for operation in operations_of(seed, whole)[(first + number * 5) % every :: every]:
                 yield Case(seed, kind, operation)
 
 

@@ -74,14 +74,20 @@ class Case(NamedTuple):
     """One run: a seed, and what happens at which operation of the first life.
 
     Attributes:
-        kind: "none", "power" (a power cut), "kill" (of the process), or "power twice": again at
-            some operation of the next life, which may be one of its start.
+        kind: "none", "power" (a power cut), "kill" (of the process), "power twice": again at some
+            operation of the next life, which may be one of its start; or "none unsynced" and "kill
+            unsynced", with logs that are never synced, which a kill must not matter to either.
         operation: number of the disk operation.
     """
 
     seed: int
     kind: str = "none"
     operation: int = 0
+
+    @property
+    def durability(self) -> Durability:
+        """What an answer means in this run."""
+        return Durability.OS if self.kind.endswith("unsynced") else Durability.FSYNC
 
     def __str__(self) -> str:
         return f"{self.seed} {self.kind.replace(' ', '-')} {self.operation}"
@@ -343,13 +349,13 @@ class Story:
     async def tell(self) -> None:
         """Let members work until the machine dies, look, let them go on, stop, and look again."""
         twice = self.case.kind == "power twice"
-        crash_at = self.case.operation if self.case.kind != "none" else None
+        crash_at = self.case.operation if not self.case.kind.startswith("none") else None
         await self._live(crash_at, self._first_days)
         if twice:
             await self._live(self.draws.randint(1, 120), self._look)
         await self._live(None, self._later_days)
         await self._live(None, self._look)
-        if self.case.kind == "none":
+        if crash_at is None:
             assert self.book.counts["commits"] > 20
             assert self.book.counts["deletions"] > 5
             assert self.book.counts["assignments"] > 4
@@ -359,7 +365,9 @@ class Story:
         self.starts += 1
         machine = self.world.machine
         machine.fs.faults = DiskFaults(crash_at=crash_at)
-        config = self.world.config(group=CONFIG, storage=StorageConfig(durability=Durability.FSYNC))
+        config = self.world.config(
+            group=CONFIG, storage=StorageConfig(durability=self.case.durability)
+        )
         run = Running(BrokerTree(config, machine.host), machine.host)
         is_up, is_over = trio.Event(), trio.Event()
 
@@ -393,7 +401,7 @@ class Story:
                 for operation in machine.fs.history
                 if self._topic_id and self._topic_id in operation.path
             ]
-        kill = self.case.kind == "kill"
+        kill = self.case.kind.startswith("kill") or self.case.durability is Durability.OS
         self.world.machine = machine.restart_process() if kill else machine.power_on()
 
     async def _first_days(self, run: Running) -> None:
