@@ -89,6 +89,35 @@ def test_an_explored_test_cannot_use_it_and_is_told_what_can_be(
     result.stdout.fnmatch_lines(["*an explored test cannot use kafka_broker*"])
 
 
+def test_a_broker_beside_every_test_keeps_explored_ones_from_running(
+    pytester: pytest.Pytester,
+) -> None:
+    """A process of their own does not help, since it has such a broker as well."""
+    pytester.makeconftest(
+        """
+        import pytest
+        from trio_broker.testing import broker_thread
+
+        @pytest.fixture(scope="session", autouse=True)
+        def broker_of_all():
+            with broker_thread() as broker:
+                yield broker
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.explore(seeds=2)
+        async def test_explored(sim):
+            pass
+        """
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Trio runs in another thread (trio-broker *"])
+
+
 def test_the_configuration_can_be_overridden(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """

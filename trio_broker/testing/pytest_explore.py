@@ -23,6 +23,7 @@ from trio_broker.testing.sim.exploration import (
     SEEDS,
     Failure,
     NotRepeatable,
+    OtherLoops,
     explore,
     parse_seeds,
     repeat,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 #: Failing seeds of one test that are remembered, to begin with them the next time.
 _REMEMBERED_MAX = 10
 _CACHE_KEY = "trio_broker/failed_seeds"
+#: Tells a process that it has been started to be without other Trio loops.
+_CHILD_VARIABLE = "TRIO_BROKER_TEST_EXPLORED_ALONE"
 #: Real seconds a test may take in a process of its own.
 _CHILD_SECONDS_MAX = 3600.0
 _OPTIONS = frozenset({"seeds", "policy", "max_steps", "max_seconds", "double_run", "allow"})
@@ -79,7 +82,9 @@ class ExploredTest:
     def run(self) -> None:
         """Run the test as the options of pytest and of its mark say."""
         __tracebackhide__ = True
-        if private.threads_with_loops():
+        if loops := private.threads_with_loops():
+            if _CHILD_VARIABLE in os.environ:
+                raise OtherLoops(loops)  # a fixture of every test has started it: here too
             self._run_in_child()
             return
         if (token := self._config.getoption("--sim-replay")) is not None:
@@ -246,7 +251,7 @@ class ExploredTest:
         for name in ("sim_seed", "sim_replay", "sim_seeds", "sim_trace"):
             if (value := getattr(option, name)) is not None:
                 options.append(f"--{name.replace('_', '-')}={value}")
-        run = self._child(options)
+        run = self._child(options, **{_CHILD_VARIABLE: "1"})
         if run.returncode == pytest.ExitCode.OK:
             if "1 skipped" in run.stdout.rpartition("\n")[0]:
                 pytest.skip("in a process of its own")
