@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from trio.lowlevel import Task
 
+    from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.replica import Replica
     from trio_broker.records.batch import BatchHeader
     from trio_broker.testing.brokers import Life
@@ -319,7 +320,7 @@ def check_nothing_under_way(life: Life) -> None:
 
 
 def check_deleted(life: Life, topic: TopicModel) -> None:
-    """Check I8 at the moment a deletion is acknowledged: no task, no file, no route.
+    """Check I6 and I8 at the moment a deletion is acknowledged: no task, file, route, or batch.
 
     Raises:
         Violation: something of the topic is left.
@@ -330,11 +331,25 @@ def check_deleted(life: Life, topic: TopicModel) -> None:
         raise Violation(f"I8 {topic} is deleted, and open are {held}")
     if topic.topic_id in life.state.router.by_id:
         raise Violation(f"I8 {topic} is deleted, and requests still find it")
+    if waiting := [slot for slot in _open_slots(life) if _is_of(slot, topic)]:
+        raise Violation(f"I6 {topic} is deleted, and {len(waiting)} batches for it have no answer")
     for log_dir in life.state.log_dirs:
         for shard in log_dir.shards:
             left = [tp for tp in shard.replicas if tp.topic_id == topic.topic_id]
             if left:
                 raise Violation(f"I8 {topic} is deleted, and {shard!r} still has {left}")
+
+
+def _open_slots(life: Life) -> Iterator[AppendSlot]:
+    """Yield every batch that some client waits for."""
+    for connection in life.state.clients:
+        for request in connection._pending:
+            for _, _, slots in request._topics:
+                yield from (slot for _, slot in slots if not slot.resolved)
+
+
+def _is_of(slot: AppendSlot, topic: TopicModel) -> bool:
+    return slot.replica is not None and slot.replica.topic_partition.topic_id == topic.topic_id
 
 
 def check_directories(model: Model, life: Life) -> None:

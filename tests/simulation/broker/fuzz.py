@@ -20,7 +20,10 @@ from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_broker.testing.sim.run import Result, simulate
+from attrs import evolve
+
+from trio_broker.testing.sim.run import Result, Simulation, simulate
+from trio_broker.testing.swarm import draw_swarm
 from trio_broker.testing.workload.world import Summary, run_workload
 
 if TYPE_CHECKING:
@@ -30,10 +33,23 @@ STEPS_MAX = 150_000
 SECONDS_MAX = 4_000.0
 
 
-def run_seed(seed: int, *, keep_trace: bool = False) -> Result[Summary]:
-    """Run the workload with one seed."""
+def run_seed(
+    seed: int, *, keep_trace: bool = False, troubles: tuple[str, ...] = ()
+) -> Result[Summary]:
+    """Run the workload with one seed.
+
+    Args:
+        seed: decides everything.
+        keep_trace: for people to read.
+        troubles: these instead of those that the seed draws.
+    """
+
+    async def program(sim: Simulation) -> Summary:
+        swarm = draw_swarm(sim.random("swarm"))
+        return await run_workload(sim, evolve(swarm, troubles=troubles) if troubles else swarm)
+
     return simulate(
-        run_workload,
+        program,
         seed,
         policy="mix",
         max_steps=STEPS_MAX,
