@@ -9,14 +9,24 @@ import pytest
 from tests.support.requirements import missing_programs, skip_loudly
 from tests.tutorials.runner import ROOT, TutorialFailed, matches, run_page, steps_of
 
-PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+#: Those with consoles; a page around one program may have a test of its own.
+PAGES = [
+    page
+    for page in sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+    if "```console" in page.read_text("utf-8")
+]
 
 
+@pytest.mark.timeout(600)  # some fifty commands, one after another, on whatever machine this is
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_it_works_as_written(page: Path, tmp_path: Path) -> None:
     if missing := missing_programs("bash", "curl"):
         skip_loudly(f"the tutorial {page.stem}", missing)
     assert run_page(page.read_text("utf-8"), tmp_path) >= 5
+
+
+def test_both_tutorials_are_run() -> None:
+    assert {"operator", "embedder"} <= {page.stem for page in PAGES}
 
 
 def page_of(*lines: str) -> str:
