@@ -280,3 +280,23 @@ async def test_offsets_that_cannot_be_read_at_the_start_are_not_taken_for_none(
                 assert await commit(client, 60) == [0]
     async with world.running(group=group) as run, world.connect() as client:
         assert (await committed(client))["orders"][0][1] == 60
+
+
+@simulated
+async def test_many_offsets_that_expire_at_once_go_soon(world: World) -> None:
+    """A batch at a time, but not one only each time that it is looked for expired ones."""
+    group = GroupConfig(
+        offsets_topic_partitions=1,
+        offsets_retention_ms=60_000,
+        offsets_retention_check_interval_ms=600_000,
+    )
+    async with world.running(group=group) as run:
+        await run.broker.create_topic("orders", partitions=100)
+        async with world.connect() as client:
+            for number in range(25):
+                assert set(await commit(client, *range(100), group_id=f"g{number}")) == {0}
+            machine = await run.state.coordinator.machine_for("g0")
+            assert not isinstance(machine, ErrorCode)
+            assert machine.group_count == 25
+            await trio.sleep(620)
+            assert machine.group_count == 0

@@ -35,6 +35,9 @@ logger = logging.getLogger("trio_broker.groups")
 COMMIT_SECONDS_MAX = 5.0
 #: How often a partition that could not be loaded is tried again.
 _RELOAD_SECONDS = 5.0
+#: As many offsets expire in one batch of each partition, and the next ones after that long.
+_EXPIRED_MAX = 1000
+_EXPIRY_SECONDS = 1.0
 
 
 class GroupSummary(NamedTuple):
@@ -93,9 +96,17 @@ class GroupCoordinator:
                 elif partition.wake_at_ms is not None and partition.wake_at_ms <= now_ms:
                     partition.let_expire()
             if trio.current_time() >= offsets_due:
-                offsets_due = trio.current_time() + interval_seconds
-                for partition in self._partitions:
-                    partition.carry_out(partition.machine.expire_offsets(partition.now()))
+                pause = _EXPIRY_SECONDS if self._expire_offsets() else interval_seconds
+                offsets_due = trio.current_time() + pause
+
+    def _expire_offsets(self) -> bool:
+        """Forget offsets that nobody used for long, one batch; return whether more are due."""
+        has_more = False
+        for partition in self._partitions:
+            decision = partition.machine.expire_offsets(partition.now(), records_max=_EXPIRED_MAX)
+            has_more = has_more or len(decision.records) >= _EXPIRED_MAX
+            partition.carry_out(decision)
+        return has_more
 
     def _woken(self) -> None:
         """Some machine may want to be asked earlier than `run` sleeps."""
