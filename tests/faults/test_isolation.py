@@ -7,6 +7,7 @@ that it had acknowledged is lost.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -78,7 +79,7 @@ def go_through(
         strict.wait_for_acknowledged(LOAD_MIN)
         with fault():
             while_it_lasts()
-            strict.wait_for_acknowledged(10 * LOAD_MIN)
+            strict.wait_for_acknowledged(5 * LOAD_MIN)
         stricken.wait_for_acknowledged(LOAD_MIN)  # it is back by itself
     final = read_everything(site.bootstrap, [*concerned, *others])
     for load, places in ((stricken, concerned), (strict, others)):
@@ -159,7 +160,7 @@ def test_one_shard_raises(tmp_path: Path) -> None:
     with planted_server(tmp_path) as (site, _, planted):
         # Else retention would take the probes, whose timestamps are old.
         for_ever = {"retention.ms": "-1"}
-        places = create_topics(site.bootstrap, ["load"], PARTITIONS, for_ever)
+        places = create_topics(site.bootstrap, ["load"], 20, for_ever)
         name = f"{tmp_path / 'data' / 'logs'}#0"
         # Which partitions a shard serves is its own affair: those that refuse while it is down.
         with line_in(planted, f"shard {name}"):
@@ -196,6 +197,16 @@ def produce_once(site: Site, place: Partition) -> int:
         return kafka_bytes.produce(connection, request).error_code
 
 
+def split_over(site: Site, bad: Path, good: Path) -> tuple[list[Partition], list[Partition]]:
+    """Create a topic; return its partitions on one log dir, and those on the other."""
+    create_topics(site.bootstrap, ["load"], 20)
+    concerned, others = (
+        [("load", number) for number in sorted(partition_directories(path, "load"))]
+        for path in (bad, good)
+    )
+    return concerned, others
+
+
 def test_an_fsync_that_fails_takes_one_log_dir_which_comes_back(tmp_path: Path) -> None:
     """For real: a thinly provisioned disk with nothing behind it any more, and then again."""
     require_loop_disks("an fsync that fails")
@@ -205,9 +216,7 @@ def test_an_fsync_that_fails_takes_one_log_dir_which_comes_back(tmp_path: Path) 
         site = Site(tmp_path / "data", tmp_path / "server.log", settings, with_http=True)
         server = site.start()
         try:
-            create_topics(site.bootstrap, ["load"], 20)
-            concerned = [("load", number) for number in sorted(partition_directories(bad, "load"))]
-            others = [("load", number) for number in sorted(partition_directories(good, "load"))]
+            concerned, others = split_over(site, bad, good)
 
             def look() -> None:
                 wait_until(
@@ -234,3 +243,55 @@ def test_an_fsync_that_fails_takes_one_log_dir_which_comes_back(tmp_path: Path) 
             assert server.stop() == 0
         finally:
             server.kill()
+
+
+def test_a_disk_that_becomes_read_only_takes_one_log_dir_until_it_is_repaired(
+    tmp_path: Path,
+) -> None:
+    """For real: first fsync and writes fail, then the journal's end makes all of it EROFS."""
+    require_loop_disks("a disk that becomes read-only")
+    with thin_disk(tmp_path, has_journal=True) as thin:
+        bad, good = thin.disk.mount_point / "logs", tmp_path / "logs"
+        settings = {"log_dirs": f"{bad},{good}", "shutdown.ready_grace_seconds": 0}
+        site = Site(tmp_path / "data", tmp_path / "server.log", settings, with_http=True)
+        server = site.start()
+        try:
+            concerned, others = split_over(site, bad, good)
+            stricken = Load(site.bootstrap, concerned, producers=2, name="lost", watched=False)
+            strict = Load(
+                site.bootstrap, others, producers=2, name="strict", retries=False, watched=False
+            )
+            with running_load(strict), fetching(site, others):
+                with running_load(stricken):
+                    stricken.wait_for_acknowledged(LOAD_MIN)
+                    with thin.exhausted():
+                        wait_until(
+                            lambda: is_read_only(thin.disk.mount_point),
+                            seconds=60,
+                            what="the filesystem to be read-only",
+                        )
+                        strict.wait_for_acknowledged(5 * LOAD_MIN)
+                    assert metric(site.http, "trio_broker_disk_alert", log_dir=str(bad)) == 3, (
+                        "nobody has repaired it"
+                    )
+                    assert ask(site.http, "/health/ready")[0] == 200
+                    stricken.give_up()
+                strict.wait_for_acknowledged(LOAD_MIN)
+            strict.check_errors()
+            assert server.stop() == 3
+            thin.disk.remount()
+            server = site.start()
+            final = read_everything(site.bootstrap, [*concerned, *others])
+            for load, places in ((stricken, concerned), (strict, others)):
+                check(load.history, {place: final[place] for place in places}).require_clean()
+            assert server.stop() == 0
+        finally:
+            server.kill()
+
+
+def is_read_only(path: Path) -> bool:
+    try:
+        (path / "written").write_text("x")
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False

@@ -122,14 +122,17 @@ class ThinDisk:
 
 
 @contextmanager
-def thin_disk(directory: Path, *, backing_bytes: int = 64 << 20) -> Iterator[ThinDisk]:
+def thin_disk(
+    directory: Path, *, backing_bytes: int = 64 << 20, has_journal: bool = False
+) -> Iterator[ThinDisk]:
     """Make an ext4 filesystem, much larger than what is behind it.
 
-    It has no journal: one that cannot be written would make it read-only for good.
+    A journal that cannot be written makes it read-only until it is mounted again; without one it
+    works again as soon as there is room.
     """
     with tmpfs(directory, name="backing", size_bytes=backing_bytes) as backing:
-        made = loop_disk(backing, size_bytes=1 << 30, options=("-O", "^has_journal"))
-        with made as disk:
+        options = ("-O", f"{'' if has_journal else '^'}has_journal")
+        with loop_disk(backing, size_bytes=1 << 30, options=options) as disk:
             yield ThinDisk(disk, backing)
 
 
