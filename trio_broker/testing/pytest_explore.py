@@ -30,6 +30,7 @@ from trio_broker.testing.sim.exploration import (
 )
 from trio_broker.testing.sim.run import Simulation, simulate
 from trio_broker.testing.sim.trace import first_difference
+from trio_broker.testing.simulation import BrokerSimulation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,7 @@ class ExploredTest:
         if (mark is not None and mark.args) or not self._options.keys() <= _OPTIONS:
             known = ", ".join(sorted(_OPTIONS))
             pytest.fail(f"explore takes these, by name: {known}", pytrace=False)
+        self._options["simulation_type"] = BrokerSimulation
         self._wanted = self._options.pop("seeds", SEEDS)
         self._item = item
         self._config = item.config
