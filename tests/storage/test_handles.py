@@ -206,3 +206,30 @@ def test_settings_of_a_log_may_change_while_it_is_open(bench: Bench) -> None:
     bench.fill(20, start=5)
     assert log.segment_count > 1
     assert len(bench.read_all()) == 25
+
+
+@pytest.mark.parametrize("taken", ["before", "after"])
+@pytest.mark.parametrize("room", [8, 0])
+def test_a_file_that_a_read_opened_beside_an_append_is_not_used_for_the_next_one(
+    bench: Bench, taken: str, room: int
+) -> None:
+    """It does not know what was written through the other one."""
+    bench.open()
+    bench.fill(3)
+    log = bench.open(bench.stop())
+    bench.cache.files_max = room
+    append_plan = log.plan_append([batch()], now_ms=NOW_MS, leader_epoch=0)
+    bench.cache.files_max = 8
+    read_plan = log.locate(0, max_bytes=1 << 20, upper_offset=3)
+    assert read_plan is not None
+    assert len(run_inline(log.read_job(read_plan))) == 1
+    if taken == "before":
+        bench.cache.take_offers()
+    run_inline(log.append_job(append_plan, sync=True))
+    log.publish(append_plan, synced=True)
+    bench.cache.take_offers()
+    bench.fill(3, start=4)
+    assert log.log_end_offset == 7
+    assert len(bench.read_all()) == 7
+    log.close_files()
+    assert bench.open_count == 0

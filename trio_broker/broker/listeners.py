@@ -20,6 +20,8 @@ from trio_broker.broker.session import Session
 from trio_broker.config_checks import split_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_broker.broker.paced_log import PacedLog
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import Listener, Stream
@@ -98,11 +100,16 @@ class PatientListener:
     Args:
         listener: at that address.
         log: says that there is no room, for all addresses together.
+        count: told how many clients were closed because there was no descriptor for them.
     """
 
-    def __init__(self, listener: Listener, log: PacedLog) -> None:
+    def __init__(
+        self, listener: Listener, log: PacedLog, count: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._listener = listener
         self._log = log
+        self._count = count
+        self._counted = listener.turned_away
 
     async def accept(self) -> Stream | None:
         """Return the next client's stream, or None once the listener is closed.
@@ -120,6 +127,9 @@ class PatientListener:
                     continue
                 if error.errno not in _OVERLOADED:
                     raise
+                turned_away = self._listener.turned_away
+                self._count(turned_away - self._counted)
+                self._counted = turned_away
                 self._log.log(
                     logging.ERROR,
                     errno.errorcode.get(error.errno or 0, ""),
@@ -131,11 +141,12 @@ class PatientListener:
 
 async def accept_forever(state: BrokerState, listener: Listener, gate: ConnectionGate) -> None:
     """Accept clients of one address until the listener is closed or the task cancelled."""
-    patient = PatientListener(listener, state.accept_log)
-    turned_away = 0
+
+    def count(turned_away: int) -> None:
+        state.connections_refused += turned_away
+
+    patient = PatientListener(listener, state.accept_log, count)
     while (stream := await patient.accept()) is not None:
-        state.connections_refused += listener.turned_away - turned_away
-        turned_away = listener.turned_away
         if state.draining:
             stream.close()
             continue

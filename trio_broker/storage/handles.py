@@ -111,13 +111,18 @@ class SegmentCache:
                 self.keep_file(segment, item)
 
     def keep_file(self, segment: Segment, file: File) -> None:
-        """Keep a file open for a segment if there is room and use for it, else close it."""
+        """Keep a file open for a segment if there is room and use for it, else close it.
+
+        One that was opened before the segment grew through another is of no use: it does not know
+        how long the file is.
+        """
         if segment.file is file:
             return
         if (
             segment.is_dropped
             or segment.file is not None
             or file.is_spare
+            or file.size < segment.size_bytes
             or not self._make_room(1)
         ):
             file.close()

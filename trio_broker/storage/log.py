@@ -223,6 +223,10 @@ class Log(LogRetention):
         for write in plan.writes:
             write.segment.pins -= 1
         self._cache.unreserve(plan.reserved)
+        for write in plan.writes:
+            if write.segment.file is not write.file:
+                # A read has opened it meanwhile, and that one does not know what was written.
+                self._cache.close_file(write.segment)
         for segment, file in plan.opened:
             if self._is_closed:
                 file.close()
