@@ -81,13 +81,15 @@ def test_a_failure_is_shrunk_and_its_line_repeats_it() -> None:
     found = sim("run", "account")
     assert found.exit_code == 1
     assert "shrunk to 1 decision that differs from the plainest run" in found.output
+    assert found.output.startswith("Traceback (most recent call last):\n  File ")
+    assert 'programs_of_a_user.py", line 17, in account' in found.output.splitlines()[1]
     (token,) = re.findall(r"trio-broker sim replay programs_of_a_user:account (\S+)", found.output)
     again = sim("replay", "account", token)
     assert again.exit_code == 1
     assert "size = 2" in again.output
     assert token in again.output
     assert sim("replay", "sleeper", token).exit_code == 0
-    (seed,) = re.findall(r"^seed (\d+) fails", found.output)
+    (seed,) = re.findall(r"^seed (\d+) fails", found.output, re.MULTILINE)
     shrunk = sim("shrink", "account", "--seed", seed, "--seconds", "5")
     assert shrunk.exit_code == 1
     assert token in shrunk.output

@@ -237,7 +237,7 @@ def _show_found(target: str, policy: str, found: Found) -> None:
 
 
 def _fail(target: str, failure: Failure, policy: str, token: str | None = None) -> None:
-    click.echo(failure.report())
+    click.echo(failure.report(with_traceback=True))
     _show_how_to_repeat(target, failure.result.seed, token or failure.token, policy)
     sys.exit(EXIT_FAILED)
 

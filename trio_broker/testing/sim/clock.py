@@ -27,6 +27,9 @@ START_SECONDS = 1000.0
 #: Virtual time that cleaning up may take after a run was stopped.
 GRACE_SECONDS = 3600.0
 
+#: Modules that only call the program.
+_RUNNERS = frozenset({"trio_broker.testing.sim.run", "trio_broker.testing.pytest_explore"})
+
 StopReason: TypeAlias = Literal["deadlock", "max_seconds", "max_steps"]
 
 
@@ -141,7 +144,10 @@ def _describe(task: Task) -> str:
     for frame, line in task.iter_await_frames():
         file = os.path.basename(frame.f_code.co_filename)
         place = f"{frame.f_code.co_name} ({file}:{line})"
-        if not str(frame.f_globals.get("__name__", "")).startswith("trio."):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module in _RUNNERS:
+            continue
+        if not module.startswith("trio."):
             places.append(place)
             waits_for = ""
             continue

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
@@ -26,6 +27,7 @@ from trio_broker.testing.sim.trace import Difference, first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
 
 #: Seeds that `explore` runs unless told otherwise.
 SEEDS = 100
@@ -116,15 +118,26 @@ class Failure:
         token = self.shrunk.replay.token()
         return token if len(token) <= TOKEN_LENGTH_MAX else None
 
-    def report(self, repeat: Sequence[str] = (), *, steps: int = STEPS_SHOWN) -> str:
+    def report(
+        self,
+        repeat: Sequence[str] = (),
+        *,
+        steps: int = STEPS_SHOWN,
+        with_traceback: bool = False,
+    ) -> str:
         """Describe the failure for people.
 
         Args:
             repeat: command lines that repeat it.
             steps: how many of the last lines of the trace to show.
+            with_traceback: begin with the traceback, where nobody else shows it.
         """
         found, smallest = self.result, self.smallest
-        lines = [f"seed {found.seed} fails: {describe_error(self.error)}"]
+        lines = []
+        if with_traceback:
+            error = self.error
+            lines += "".join(format_exception(type(error), error, _own_part(error))).splitlines()
+        lines.append(f"seed {found.seed} fails: {describe_error(self.error)}")
         lines.append(
             f"found with policy {found.policy}, after {found.steps} steps"
             f" and {found.virtual_seconds:.6f} virtual seconds, trace {found.trace_hash}"
@@ -328,6 +341,17 @@ def kind_of(error: BaseException | None) -> frozenset[tuple[str, str, int]]:
     while trace.tb_next is not None:
         trace = trace.tb_next
     return frozenset({(name, trace.tb_frame.f_code.co_filename, trace.tb_lineno)})
+
+
+def _own_part(error: BaseException) -> TracebackType | None:
+    """Return the traceback without what runs the simulation."""
+    trace = error.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if not module.startswith((__package__ or __name__, "trio.", "outcome.")):
+            return trace
+        trace = trace.tb_next
+    return error.__traceback__
 
 
 def describe_error(error: BaseException) -> str:

@@ -55,7 +55,7 @@ def fuzz(arguments: dict[str, Any]) -> None:
                 _tell(
                     kind=str(sorted(kind)),
                     seed=seed,
-                    report=twice.failure.report(),
+                    report=twice.failure.report(with_traceback=True),
                     token=None,
                 )
         if time.perf_counter() - told_at >= _PROGRESS_SECONDS:
@@ -76,7 +76,7 @@ def _tell_failure(main: Any, seed: int, arguments: dict[str, Any], kind: str) ->
         _tell(kind=kind, seed=seed, report=f"seed {seed} fails, but not always", token=None)
         return
     failure = explored.failure
-    _tell(kind=kind, seed=seed, report=failure.report(), token=failure.token)
+    _tell(kind=kind, seed=seed, report=failure.report(with_traceback=True), token=failure.token)
 
 
 def _tell(**what: Any) -> None:
