@@ -16,10 +16,12 @@ from trio_broker.cli.output import (
     text_of,
 )
 from trio_broker.cli.running import Unhealthy
+from trio_broker.cli.watermarks import is_served
 from trio_broker.client.connection import VersionMismatch
 from trio_broker.client.errors import request_error
 from trio_broker.client.metadata import NOBODY
 from trio_broker.errors import RequestError, TrioBrokerError
+from trio_broker.storage.disk_state import thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,19 +147,25 @@ async def _look(client: Client) -> dict[str, Any]:
     described = await client.admin.describe_cluster()
     topics = await client.admin.list_topics(include_internal=True)
     log_dirs = await _log_dirs(client, sorted(described.nodes))
-    leaderless, behind = [], []
+    unserved, behind = [], []
     for topic in topics:
         for index, partition in topic.partitions.items():
             place = f"{topic.name}-{index}"
-            if partition.leader == NOBODY:
-                leaderless.append(place)
+            if not is_served(partition):
+                unserved.append(place)
             elif len(partition.in_sync) < len(partition.replicas):
                 behind.append(place)
     offline = [row for row in log_dirs if row["error"]]
-    reasons = [f"{place} has no leader" for place in leaderless]
+    full = [row for row in log_dirs if _is_full(row)]
+    reasons = [f"{place} is offline" for place in unserved]
     reasons += [f"{place} has replicas that are behind or away" for place in behind]
     reasons += [
         f"log dir {row['path']} of broker {row['node_id']}: {row['error']}" for row in offline
+    ]
+    reasons += [
+        f"log dir {row['path']} of broker {row['node_id']}: {size_text(row['usable_bytes'])} of "
+        f"{size_text(row['total_bytes'])} free, which is too little to take records"
+        for row in full
     ]
     if described.controller == NOBODY:
         reasons.append("there is no controller")
@@ -167,10 +175,19 @@ async def _look(client: Client) -> dict[str, Any]:
         "brokers": len(described.nodes),
         "topics": len(topics),
         "partitions": sum(len(topic.partitions) for topic in topics),
-        "leaderless_partitions": len(leaderless),
+        "offline_partitions": len(unserved),
         "under_replicated_partitions": len(behind),
         "offline_log_dirs": len(offline),
+        "full_log_dirs": len(full),
     }
+
+
+def _is_full(row: Mapping[str, Any]) -> bool:
+    """Tell whether a disk has less room than this broker needs; others do without until 0."""
+    total_bytes, usable_bytes = row["total_bytes"], row["usable_bytes"]
+    if total_bytes is None or usable_bytes is None:
+        return False
+    return bool(usable_bytes < thresholds(total_bytes).degraded_bytes)
 
 
 def _print_health(value: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from trio_broker.cli.now import now_ms
 from trio_broker.cli.output import say
-from trio_broker.cli.watermarks import Extent, extents
+from trio_broker.cli.watermarks import Extent, extents, is_served
 from trio_broker.client.options import ConsumerOptions
 from trio_broker.errors import CodecUnavailable, CorruptRecords, ErrorCode, RequestError
 
@@ -57,7 +57,7 @@ class Lag(NamedTuple):
 async def extents_that_are(
     client: Client, places: Iterable[TopicPartition]
 ) -> dict[TopicPartition, Extent]:
-    """Ask for the ends of partitions; those of deleted topics are left out.
+    """Ask for the ends of partitions; those that nobody serves are left out.
 
     Raises:
         RequestError, RequestTimedOut: see `Admin.list_offsets`.
@@ -69,7 +69,8 @@ async def extents_that_are(
     for topic, of_topic in sorted(by_topic.items()):
         try:
             there = (await client.admin.describe_topic(topic)).partitions
-            found |= await extents(client, [one for one in of_topic if one.partition in there])
+            served = {index for index, partition in there.items() if is_served(partition)}
+            found |= await extents(client, [one for one in of_topic if one.partition in served])
         except RequestError as error:
             if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
                 raise

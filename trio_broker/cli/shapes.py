@@ -46,10 +46,11 @@ DESCRIBED_PARTITION: Fields = {
     "replicas": "ids of the brokers that have it",
     "in_sync": "ids of those that have all of it",
     "offline": "ids of those that are away",
-    "start_offset": "of the oldest record kept; null if nobody leads it",
-    "end_offset": "of the next record to come (the high watermark); null if nobody leads it",
+    "start_offset": "of the oldest record kept; null if nobody serves it",
+    "end_offset": "of the next record to come (the high watermark); null if nobody serves it",
     "records": "offsets between the two",
     "size_bytes": "on its leader; null if the broker does not tell",
+    "error": "Kafka's name of why nobody serves it, or null",
 }
 
 DESCRIBED_CONFIG: Fields = {
@@ -183,9 +184,10 @@ CLUSTER_HEALTH: Fields = {
     "brokers": "how many there are",
     "topics": "how many, internal ones included",
     "partitions": "of those topics",
-    "leaderless_partitions": "nobody serves them",
+    "offline_partitions": "nobody serves them",
     "under_replicated_partitions": "a replica is behind or away",
     "offline_log_dirs": "directories that have failed",
+    "full_log_dirs": "directories with less room than a broker needs to take records",
 }
 
 FINDING: Fields = {

@@ -25,11 +25,13 @@ from trio_broker.cli.watermarks import (
     Extent,
     check_partitions,
     extents,
+    is_served,
     led_places,
     sizes,
     sum_if_complete,
 )
 from trio_broker.client.admin_results import ConfigSource
+from trio_broker.client.errors import request_error
 from trio_broker.client.metadata import NOBODY
 from trio_broker.client.types import TopicPartition
 from trio_broker.config_catalog import TOPIC_CONFIGS
@@ -252,7 +254,12 @@ def _partition_row(
         "end_offset": extent.end if extent else None,
         "records": extent.records if extent else None,
         "size_bytes": size_bytes.get(place),
+        "error": None if is_served(partition) else _error_name(partition.error_code),
     }
+
+
+def _error_name(code: int) -> str:
+    return request_error(code or ErrorCode.LEADER_NOT_AVAILABLE).code.name
 
 
 def _config_row(entry: ConfigEntry) -> dict[str, Any]:
@@ -288,7 +295,9 @@ def _print_description(value: Mapping[str, Any], *, show_all: bool) -> None:
         ]
     )
     print()
-    print_table(_PARTITION_COLUMNS, value["partitions"])
+    is_well = not any(row["error"] for row in value["partitions"])
+    trouble = () if is_well else (Column("error", "ERROR"),)
+    print_table((*_PARTITION_COLUMNS, *trouble), value["partitions"])
     configs = value["configs"]
     if not show_all:
         configs = [row for row in configs if not row["is_default"] or row["name"] in _SHOWN_CONFIGS]

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from trio_broker.client.client import Client
-    from trio_broker.client.metadata import TopicView
+    from trio_broker.client.metadata import PartitionView, TopicView
     from trio_broker.client.types import ListedOffset
+
+
+_UNSERVED = frozenset({ErrorCode.LEADER_NOT_AVAILABLE, ErrorCode.KAFKA_STORAGE_ERROR})
 
 
 class Extent(NamedTuple):
@@ -51,13 +54,22 @@ async def _listed(
     return await client.admin.list_offsets(dict.fromkeys(places, int(spec)))
 
 
+def is_served(partition: PartitionView) -> bool:
+    """Whether somebody leads a partition and can: of others nobody knows anything.
+
+    A broker whose disk has failed still is the leader, and says with its metadata that it is none
+    at the moment.
+    """
+    return partition.leader != NOBODY and partition.error_code not in _UNSERVED
+
+
 def led_places(topics: Iterable[TopicView]) -> list[TopicPartition]:
-    """Return the partitions that somebody leads: of others nobody knows anything."""
+    """Return the partitions that are served."""
     return [
         TopicPartition(topic.name, index)
         for topic in topics
         for index, partition in sorted(topic.partitions.items())
-        if partition.leader != NOBODY
+        if is_served(partition)
     ]
 
 
@@ -70,7 +82,7 @@ async def sizes(client: Client, topics: Iterable[TopicView]) -> dict[TopicPartit
     leaders: dict[int, list[TopicPartition]] = {}
     for topic in topics:
         for index, partition in topic.partitions.items():
-            if partition.leader != NOBODY:
+            if is_served(partition):
                 place = TopicPartition(topic.name, index)
                 leaders.setdefault(partition.leader, []).append(place)
     found: dict[TopicPartition, int] = {}

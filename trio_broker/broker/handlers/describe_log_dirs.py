@@ -69,6 +69,11 @@ def _describe(
                 )
             )
     space = log_dir.health.space
+    usable_bytes = _UNKNOWN_BYTES if space is None else space.free_bytes
+    if log_dir.refusal is not None:
+        # KIP-827 asks for what is usable, and no room is while produce is refused. It is the only
+        # place in Kafka's protocol where an operator could see that.
+        usable_bytes = 0
     return DescribeLogDirsResult(
         error_code=ErrorCode.NONE,
         log_dir=log_dir.directory.path,
@@ -79,5 +84,5 @@ def _describe(
             for name, partitions in sorted(topics.items())
         ],
         total_bytes=_UNKNOWN_BYTES if space is None else space.total_bytes,
-        usable_bytes=_UNKNOWN_BYTES if space is None else space.free_bytes,
+        usable_bytes=usable_bytes,
     )

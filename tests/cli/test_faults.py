@@ -1,0 +1,122 @@
+"""Client commands while something is wrong with the broker: they show it, and do not hang."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cli.commands import Commands, check_shape
+from tests.support.waiting import wait_until
+from trio_broker.testing import BrokerThread, broker_thread
+
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture
+def broker() -> Iterator[BrokerThread]:
+    with broker_thread() as broker:
+        broker.create_topic("orders", partitions=2)
+        for number in range(5):
+            broker.produce("orders", b"%d" % number, key=b"k", partition=0)
+        yield broker
+
+
+@pytest.fixture
+def commands(broker: BrokerThread) -> Commands:
+    return Commands(broker.bootstrap)
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    wait_until(condition, seconds=PATIENCE_SECONDS, what=what)
+
+
+def test_a_partition_that_is_offline_is_shown_by_every_command(
+    broker: BrokerThread, commands: Commands
+) -> None:
+    commands.call("consume", "orders", "-G", "readers", "-n", "2")
+    with broker.faults.disk_broken():
+        # Whoever writes finds out.
+        refused = commands.call(
+            "produce", "orders", "--acks", "1", "--timeout", "1", given=b"5\n", code=1
+        )
+        assert "KAFKA_STORAGE_ERROR" in refused.stderr
+        outcome = commands.call("cluster", "health", "-O", "json", code=4)
+        check_shape("cluster health", outcome.json)
+        assert outcome.json["offline_partitions"] >= 1
+        assert "orders-0 is offline" in outcome.json["reasons"]
+        assert "the cluster is not healthy" in outcome.stderr
+
+        value = commands.json("topic", "describe", "orders")
+        check_shape("topic describe", value)
+        broken = value["partitions"][0]
+        assert (broken["error"], broken["end_offset"]) == ("LEADER_NOT_AVAILABLE", None)
+        assert "LEADER_NOT_AVAILABLE" in commands.call("topic", "describe", "orders").stdout
+        assert commands.json("topic", "list", "--long")[0]["size_bytes"] is None
+        described = commands.json("group", "describe", "readers")
+        assert [row["lag"] for row in described["offsets"]] == [None]
+    commands.call("cluster", "health", "--wait", "--timeout", "30")
+    assert commands.call("consume", "orders", "-e").stdout.split()[:5] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_full_disk_is_told_by_the_line_that_met_it(
+    broker: BrokerThread, commands: Commands
+) -> None:
+    with broker.faults.disk_full():
+        refused = commands.call("produce", "orders", "--timeout", "1", given=b"5\n", code=1)
+        assert "stdin, record 1: " in refused.stderr
+        assert "KAFKA_STORAGE_ERROR" in refused.stderr
+        outcome = commands.call("cluster", "health", code=4)
+        assert "too little to take records" in outcome.stdout
+        assert commands.call("consume", "orders", "-e").stdout == "0\n1\n2\n3\n4\n"
+    commands.call("cluster", "health", "--wait", "--timeout", "30")
+    commands.call("produce", "orders", given=b"5\n")
+
+
+def test_what_retention_took_is_told_with_its_reason(
+    broker: BrokerThread, commands: Commands
+) -> None:
+    commands.call("topic", "alter", "orders", "-s", "retention.ms=7d")
+    broker.faults.travel(days=8)
+
+    def sentences() -> str:
+        return " ".join(commands.json("topic", "describe", "orders")["retention"])
+
+    wait_for(lambda: "by age" in sentences(), "retention to be told")
+    assert "Segments deleted since the broker started: 1 (" in sentences()
+    [row, _] = commands.json("topic", "describe", "orders")["partitions"]
+    assert (row["start_offset"], row["end_offset"], row["records"]) == (5, 5, 0)
+
+
+def test_what_is_worth_a_retry_is_retried(broker: BrokerThread, commands: Commands) -> None:
+    faults = (
+        broker.faults.error("CreateTopics", "NOT_CONTROLLER"),
+        broker.faults.error("ListOffsets", "NOT_LEADER_OR_FOLLOWER"),
+        broker.faults.error("Produce", "NOT_LEADER_OR_FOLLOWER"),
+        broker.faults.lose_request("Fetch"),
+        broker.faults.error("OffsetFetch", "NOT_COORDINATOR"),
+    )
+    commands.call("topic", "create", "others")
+    commands.call("produce", "others", given=b"1\n2\n")
+    assert commands.call("consume", "others", "-e").stdout == "1\n2\n"
+    commands.call("consume", "others", "-G", "readers", "-n", "2")
+    assert commands.json("group", "describe", "readers")["lag"] == 0
+    assert [fault.met for fault in faults] == [1] * len(faults)
+
+
+def test_a_change_whose_answer_was_lost_is_told_as_it_is(
+    broker: BrokerThread, commands: Commands
+) -> None:
+    """The second attempt finds what the first one did."""
+    broker.faults.lose_reply("DeleteTopics")
+    outcome = commands.call("topic", "delete", "orders", "-y", code=1)
+    assert "UNKNOWN_TOPIC_OR_PARTITION" in outcome.stderr
+    assert "orders" not in commands.call("topic", "list").stdout
+
+
+def test_a_broker_that_does_not_answer_ends_it_with_4(
+    broker: BrokerThread, commands: Commands
+) -> None:
+    with broker.faults.delay("CreateTopics"):
+        outcome = commands.call("topic", "create", "late", "--timeout", "1", code=4)
+    assert "has not answered" in outcome.stderr
