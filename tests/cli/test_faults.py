@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 30
 @pytest.fixture
 def broker() -> Iterator[BrokerThread]:
     with broker_thread() as broker:
-        broker.create_topic("orders", partitions=2)
+        broker.create_topic("orders", partitions=3)
         for number in range(5):
             broker.produce("orders", b"%d" % number, key=b"k", partition=0)
         yield broker
@@ -31,32 +31,34 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
     wait_until(condition, seconds=PATIENCE_SECONDS, what=what)
 
 
-def test_a_partition_that_is_offline_is_shown_by_every_command(
-    broker: BrokerThread, commands: Commands
-) -> None:
+def test_a_broken_disk_is_shown_by_every_command(broker: BrokerThread, commands: Commands) -> None:
     commands.call("consume", "orders", "-G", "readers", "-n", "2")
     with broker.faults.disk_broken():
-        # Whoever writes finds out.
-        refused = commands.call(
-            "produce", "orders", "--acks", "1", "--timeout", "1", given=b"5\n", code=1
-        )
-        assert "KAFKA_STORAGE_ERROR" in refused.stderr
+        # Whoever writes finds out; the third failure is one of the whole log dir.
+        for partition in range(3):
+            refused = commands.call(
+                *("produce", "orders", "-p", str(partition), "--acks", "1", "--timeout", "0.5"),
+                given=b"5\n",
+                code=1,
+            )
+            assert "KAFKA_STORAGE_ERROR" in refused.stderr
         outcome = commands.call("cluster", "health", "-O", "json", code=4)
         check_shape("cluster health", outcome.json)
-        assert outcome.json["offline_partitions"] >= 1
+        assert outcome.json["offline_log_dirs"] == 1
         assert "orders-0 is offline" in outcome.json["reasons"]
+        assert any("KAFKA_STORAGE_ERROR" in reason for reason in outcome.json["reasons"])
         assert "the cluster is not healthy" in outcome.stderr
 
         value = commands.json("topic", "describe", "orders")
         check_shape("topic describe", value)
-        broken = value["partitions"][0]
-        assert (broken["error"], broken["end_offset"]) == ("LEADER_NOT_AVAILABLE", None)
+        for row in value["partitions"]:
+            assert (row["error"], row["end_offset"]) == ("LEADER_NOT_AVAILABLE", None)
         assert "LEADER_NOT_AVAILABLE" in commands.call("topic", "describe", "orders").stdout
         assert commands.json("topic", "list", "--long")[0]["size_bytes"] is None
-        described = commands.json("group", "describe", "readers")
-        assert [row["lag"] for row in described["offsets"]] == [None]
+        assert commands.json("cluster", "info")["log_dirs"][0]["error"] == "KAFKA_STORAGE_ERROR"
     commands.call("cluster", "health", "--wait", "--timeout", "30")
-    assert commands.call("consume", "orders", "-e").stdout.split()[:5] == ["0", "1", "2", "3", "4"]
+    records = commands.call("consume", "orders", "-e", "-p", "0").stdout.split()
+    assert records[:5] == ["0", "1", "2", "3", "4"]
 
 
 def test_a_full_disk_is_told_by_the_line_that_met_it(
@@ -84,7 +86,7 @@ def test_what_retention_took_is_told_with_its_reason(
 
     wait_for(lambda: "by age" in sentences(), "retention to be told")
     assert "Segments deleted since the broker started: 1 (" in sentences()
-    [row, _] = commands.json("topic", "describe", "orders")["partitions"]
+    [row, *_] = commands.json("topic", "describe", "orders")["partitions"]
     assert (row["start_offset"], row["end_offset"], row["records"]) == (5, 5, 0)
 
 
