@@ -38,6 +38,7 @@ from trio_broker.records.iterate import iterate_batches, iterate_records
 from trio_broker.storage import paths
 from trio_broker.testing.brokers import Ending
 from trio_broker.testing.model import StoredRecord, Violation
+from trio_broker.testing.sim.host import SimWallClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -150,10 +151,9 @@ def _audit_partition(
         if record.value in partition.never:
             reason = partition.never[record.value]
             raise Violation(f"I6 {partition}: {record} is stored, but was refused: {reason}")
-    if start > partition.start and not was_lossy:
-        _check_retention(
-            partition, start, log.size_bytes, replica, may_give_way=model.disk_was_full
-        )
+    trimmed_to = model.may_trim.get((partition.topic.name, partition.index), 0)
+    if start > max(partition.start, trimmed_to) and not was_lossy:
+        _check_retention(model, partition, start, log.size_bytes, replica)
     partition.audited(start, end, records, now)
 
 
@@ -212,17 +212,19 @@ def _check_order(partition: PartitionModel, batches: list[tuple[BatchHeader, mem
 
 
 def _check_retention(
-    partition: PartitionModel, start: int, size_bytes: int, replica: Replica, *, may_give_way: bool
+    model: Model, partition: PartitionModel, start: int, size_bytes: int, replica: Replica
 ) -> None:
     """I1: what is gone was old enough, or there was enough of it, or the disk was full."""
     config = partition.topic.config
     if 0 <= config.retention_bytes <= size_bytes:
         return
-    if may_give_way and replica.topic.gives_way:
+    if model.disk_was_full and replica.topic.gives_way:
         return
     gone = [partition.known[o] for o in partition.known if o < start]
     newest_ms = max((partition.sent.get(value, 0) for value in gone), default=0)
-    now_ms = replica.shard._host.wall.now_ms()
+    wall = replica.shard.log_dir._state.host.wall
+    offset_ms = wall.offset_ms if isinstance(wall, SimWallClock) else 0
+    now_ms = wall.now_ms() - offset_ms + model.wall_ahead_ms
     if 0 <= config.retention_ms < now_ms - newest_ms:
         return
     raise Violation(

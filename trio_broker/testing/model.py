@@ -52,8 +52,8 @@ class PartitionModel:
         end: log end offset at the latest audit.
         secure_end: records below survive anything, in every mode.
         owed_end: the next audit must find the log at least this long.
+        has_lost: some that were known are gone, which was allowed.
         lossy_from: known records from this offset on may be gone at the next audit; inf: none.
-        may_repeat: an acknowledgement may have been lost together with its record.
     """
 
     topic: TopicModel
@@ -67,6 +67,7 @@ class PartitionModel:
     secure_end: int = 0
     owed_end: int = 0
     lossy_from: float = inf
+    has_lost: bool = False
     _places: dict[bytes, int] = field(factory=dict)
 
     def __str__(self) -> str:
@@ -124,6 +125,10 @@ class PartitionModel:
             del self._places[self.known.pop(lost)]
             del self.learned_at[lost]
 
+    def trimmed(self, start: int) -> None:
+        """Take note that records below `start` were deleted on request, for good."""
+        self.start = max(self.start, start)
+
     def life_over(self, published_end: int | None, ending: Ending, *, kept_from: float) -> None:
         """Take note that the broker's process has ended.
 
@@ -157,6 +162,7 @@ class PartitionModel:
 
     def audited(self, start: int, end: int, records: Sequence[StoredRecord], now: float) -> None:
         """Take note of what an audit found, which was in order."""
+        self.has_lost = self.has_lost or any(known >= end for known in self.known)
         self.start, self.end = start, end
         self.owed_end, self.lossy_from = end, inf
         self.forget_from(end)
@@ -200,6 +206,8 @@ class TopicModel:
 class CommittedModel:
     """What one group has committed for one partition of one incarnation of a topic.
 
+    Commits are as durable as `fsync` whatever the durability of topics is: none may be lost.
+
     Attributes:
         possible: values that may be there: the last acknowledged one, and later ones whose fate
             is unknown; -1 is nothing.
@@ -207,20 +215,14 @@ class CommittedModel:
 
     def __init__(self) -> None:
         self.possible: list[int] = [-1]
-        self._older: list[int] = [-1]
 
     def attempt(self, offset: int) -> None:
         """A commit is about to be sent."""
         self.possible.append(offset)
-        self._older.append(offset)
 
     def acknowledge(self, offset: int) -> None:
         """The last attempt was answered with success."""
         self.possible = [offset]
-
-    def may_be_lost(self) -> None:
-        """Power or an fsync failed in a mode that may lose what it acknowledged."""
-        self.possible = list(self._older)
 
     def deleted(self) -> None:
         """The topic is gone, and its committed offsets soon are."""
@@ -245,6 +247,8 @@ class Model:
         sent_by_name: values that were sent to a name, whichever topic had it.
         committed: by group, topic id and partition.
         acknowledged: records, in all.
+        may_trim: by topic name and partition: somebody has asked to delete records below.
+        wall_ahead_ms: how far the broker's civil time was ahead at most.
         disk_was_full: topics without retention of their own may have given way.
     """
 
@@ -253,6 +257,8 @@ class Model:
     sent_by_name: dict[tuple[str, int], set[bytes]] = field(factory=dict)
     committed: dict[tuple[str, UUID, int], CommittedModel] = field(factory=dict)
     acknowledged: int = 0
+    may_trim: dict[tuple[str, int], float] = field(factory=dict)
+    wall_ahead_ms: int = 0
     disk_was_full: bool = False
 
     @property
@@ -310,6 +316,14 @@ class Model:
         """Take note of records that are about to be sent to whichever topic has that name."""
         self.sent_by_name.setdefault((name, partition), set()).update(values)
 
+    def trim(self, partition: PartitionModel, offset: int) -> None:
+        """Take note that somebody is about to delete records below an offset; -1: all there are.
+
+        He says so by the name of the topic, so an incarnation that comes next may be meant.
+        """
+        key = partition.topic.name, partition.index
+        self.may_trim[key] = max(self.may_trim.get(key, 0), inf if offset < 0 else offset)
+
     def incarnation(self, name: str, since: float) -> TopicModel | None:
         """Return the one topic that had a name from a moment (Trio time) on, None if several."""
         found = [t for t in self.by_id.values() if t.name == name and t.deleted_at >= since]
@@ -344,8 +358,6 @@ class Model:
             partition.life_over(end, life.ending, kept_from=kept_from)
             if life.disk_lied:
                 partition.disk_lied()
-        if life.ending is Ending.POWER_CUT or life.disk_lied:
-            self._commits_lost(life)
 
     def power_lost_while_down(self, life: Life) -> None:
         """Take note that the power was cut after a life had ended.
@@ -356,10 +368,3 @@ class Model:
             return
         for partition in self.partitions():
             partition.power_lost(-inf)
-        self._commits_lost(life)
-
-    def _commits_lost(self, life: Life) -> None:
-        """Commits are as durable as the broker's default says."""
-        if life.broker is None or life.state.config.storage.durability is not Durability.FSYNC:
-            for committed in self.committed.values():
-                committed.may_be_lost()

@@ -25,6 +25,7 @@ from trio_broker.config import (
     TopicConfig,
 )
 from trio_broker.testing.brokers import DATA_DIRECTORY
+from trio_broker.testing.sim.network import NetworkFaults
 
 if TYPE_CHECKING:
     import random
@@ -39,14 +40,16 @@ TROUBLES = {
     "power cut": 5,
     "power cut at an operation": 4,
     "failed fsync": 3,
-    "write errors": 3,
+    "write errors": 4,
     "read errors": 2,
     "short writes": 3,
+    "slow disk": 3,
     "full disk": 4,
-    "frozen disk": 3,
+    "frozen disk": 6,
     "no descriptors": 2,
     "reset": 4,
     "cut network": 3,
+    "clock jump": 3,
     "delete": 5,
 }
 
@@ -62,12 +65,14 @@ class Swarm:
         producers: idempotent ones; `plain_producers` others, `embedded_producers` in the process.
         consumers: over the network; `embedded_consumers` in the process.
         committers: clients that commit offsets.
+        members: of one group, that come and go.
+        trimmers: clients that delete records.
         troubles: what happens, of `TROUBLES`.
         trouble_seconds: mean time between two troubles.
         values_bytes_max: of one record.
         pause_seconds: mean pause of a client between two requests.
         topic_configs: for topics, one of them drawn for each.
-        latency_seconds: least and mean of the network.
+        network: latency, fragments, and how much a connection holds.
     """
 
     config: BrokerConfig
@@ -79,12 +84,14 @@ class Swarm:
     consumers: int
     embedded_consumers: int
     committers: int
+    members: int
+    trimmers: int
     troubles: tuple[str, ...]
     trouble_seconds: float
     values_bytes_max: int
     pause_seconds: float
     topic_configs: tuple[dict[str, str], ...]
-    latency_seconds: tuple[float, float]
+    network: NetworkFaults
 
     def __str__(self) -> str:
         storage = self.config.storage
@@ -92,6 +99,7 @@ class Swarm:
             f"{storage.durability}, {storage.shards_per_log_dir} shards,"
             f" {self.producers}+{self.plain_producers}+{self.embedded_producers} producers,"
             f" {self.consumers}+{self.embedded_consumers} consumers, {self.committers} committers,"
+            f" {self.members} members, {self.trimmers} trimmers,"
             f" {self.seconds:.1f} s of {', '.join(self.troubles) or 'no trouble'}"
         )
 
@@ -112,7 +120,7 @@ def draw_config(draws: random.Random, *, name: str = "server") -> BrokerConfig:
         shards_per_log_dir=draws.choice((1, 2, 3)),
         flush_interval_ms=draws.choice((1, 20, 100)),
         flush_interval_bytes=draws.choice((4 * KIB, MIB)),
-        operation_seconds_max=draws.choice((0.5, 2.0, 30.0)),
+        operation_seconds_max=draws.choice((0.2, 0.5, 2.0, 30.0)),
         ballast_bytes=draws.choice((0, 0, 64 * KIB)),
         open_files_max=draws.choice((0, 1, 2, 16)),
     )
@@ -187,12 +195,18 @@ def draw_swarm(draws: random.Random) -> Swarm:
         consumers=draws.choice((0, 1, 1, 2)),
         embedded_consumers=draws.choice((0, 0, 1)),
         committers=draws.choice((0, 0, 1)),
+        members=draws.choice((0, 0, 2, 3)),
+        trimmers=draws.choice((0, 0, 0, 1)),
         troubles=troubles,
         trouble_seconds=draws.choice((0.1, 0.5, 2.0)),
         values_bytes_max=draws.choice((50, 300, 900)),
         pause_seconds=draws.choice((0.0, 0.01, 0.1)),
         topic_configs=tuple(draw_topic_config(draws) for _ in range(3)),
-        latency_seconds=draws.choice(((0.0002, 0.001), (0.0001, 0.0001), (0.001, 0.05))),
+        network=NetworkFaults(
+            latency_seconds=draws.choice(((0.0002, 0.001), (0.0001, 0.0001), (0.001, 0.05))),
+            fragment_rate=draws.choice((0.0, 0.1, 0.8)),
+            window_bytes=draws.choice((KIB, 262_144, 262_144)),
+        ),
     )
 
 

@@ -16,6 +16,7 @@ import logging
 import random
 import subprocess
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,7 @@ from attrs import evolve
 
 from trio_broker.testing.sim.run import Result, Simulation, simulate
 from trio_broker.testing.swarm import draw_swarm
+from trio_broker.testing.workload.sometimes import RARE
 from trio_broker.testing.workload.world import Summary, run_workload
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Tally(NamedTuple):
     acknowledged: int = 0
     lives: int = 0
     failures: int = 0
+    seen: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         rate = self.seeds / self.seconds * 60 if self.seconds else 0.0
@@ -86,7 +89,13 @@ class Tally(NamedTuple):
             self.acknowledged + (summary.acknowledged if summary else 0),
             self.lives + (summary.lives if summary else 0),
             self.failures + (result.error is not None),
+            tuple((Counter(dict(self.seen)) + (summary.seen if summary else Counter())).items()),
         )
+
+    @property
+    def never_seen(self) -> list[str]:
+        """What is rare and has not happened in any of these seeds."""
+        return [what for what in RARE if what not in dict(self.seen)]
 
 
 def replay_line(seed: int, mutant: str | None = None) -> str:
@@ -153,6 +162,8 @@ def run_and_tell(seeds: range, *, deadline: float = float("inf")) -> int:
         if result.error is not None:
             print(f"{describe(result.error)}\n    {replay_line(seed)}", flush=True)
     print(tally, flush=True)
+    print("    " + ", ".join(f"{what}: {count}" for what, count in sorted(tally.seen)))
+    print(f"    never seen: {', '.join(tally.never_seen) or 'nothing'}", flush=True)
     return 1 if tally.failures else 0
 
 

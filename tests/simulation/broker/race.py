@@ -37,6 +37,7 @@ from trio_broker.records.build import Record, build_batch
 from trio_broker.testing import invariants
 from trio_broker.testing.brokers import DATA_DIRECTORY
 from trio_broker.testing.model import Violation
+from trio_broker.testing.sim.network import NetworkFaults
 from trio_broker.testing.sim.run import Result, Simulation, simulate
 from trio_broker.testing.swarm import Swarm
 from trio_broker.testing.workload.producing import produce_request
@@ -119,7 +120,9 @@ def calm_swarm() -> Swarm:
         values_bytes_max=100,
         pause_seconds=0.0,
         topic_configs=({},),
-        latency_seconds=(0.0001, 0.0001),
+        members=0,
+        trimmers=0,
+        network=NetworkFaults(latency_seconds=(0.0001, 0.0001)),
     )
 
 

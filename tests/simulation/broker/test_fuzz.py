@@ -12,8 +12,11 @@ import pytest
 
 from tests.simulation.broker import fuzz
 from trio_broker.testing.sim.run import find_difference
+from trio_broker.testing.workload.sometimes import RARE
 from trio_broker.testing.workload.world import run_workload
 
+#: What fresh seeds have come to in this run of the tests.
+TALLIES: list[fuzz.Tally] = []
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
 #: Fresh seeds of each run, in parts that pytest can time.
 PARTS, SEEDS_PER_PART = 10, 30
@@ -43,10 +46,20 @@ def _silence(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_fresh_seeds(part: int, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     tally = check([seed + number for number in range(SEEDS_PER_PART)])
+    TALLIES.append(tally)
     with capsys.disabled():
-        print(f"\n    {tally}")
+        print(f"\n    seeds from {seed} on: {tally}")
     assert tally.acknowledged > 300
     assert tally.lives > SEEDS_PER_PART
+
+
+def test_rare_things_have_happened() -> None:
+    """Or the simulation has lost its teeth; see `trio_broker.testing.workload.sometimes`."""
+    if len(TALLIES) < PARTS:
+        pytest.skip("not all parts have run, or some have failed")
+    seen = {what for tally in TALLIES for what, _ in tally.seen}
+    never = [what for what in RARE if what not in seen]
+    assert not never, f"in {PARTS * SEEDS_PER_PART} seeds there was no {never}"
 
 
 def test_what_once_failed() -> None:

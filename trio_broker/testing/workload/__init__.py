@@ -7,8 +7,11 @@
 | `producing` | an idempotent producer, resending what was not answered, and careless ones |
 | `consuming` | consumers with long polls, over the network and in the process |
 | `committing` | commits offsets of a group and finds them again |
+| `members` | members of one group, which come and go |
+| `trimming` | deletes the oldest records |
 | `topics` | creates and deletes topics |
-| `troubles` | stops, crashes, disks and networks that fail |
+| `troubles` | stops, crashes, disks, networks and clocks that fail |
+| `sometimes` | rare things that must happen in some runs |
 
 Each client tells `trio_broker.testing.model` what it learns.
 """

@@ -123,6 +123,12 @@ class Caller:
             )
         return answer
 
+    def give_up(self) -> None:
+        """Leave while a request is under way."""
+        if self._connection is not None:
+            self._world.saw("given up")
+        self.close()
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._connection is not None:

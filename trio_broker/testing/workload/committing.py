@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from trio_broker.testing.model import PartitionModel
     from trio_broker.testing.workload.world import World
 
-_PASSING = frozenset(
+#: Refusals that pass.
+PASSING = frozenset(
     {
         ErrorCode.REQUEST_TIMED_OUT,
         ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
@@ -101,7 +102,7 @@ class Committer:
                 committed.acknowledge(self._offset)
             if topic.deletion_begun:
                 committed.deleted()
-        elif code not in _PASSING:
+        elif code not in PASSING:
             raise Violation(f"I6 {self.name} gets {code.name} for a commit")
 
     async def _look(self, partition: PartitionModel) -> bool:
@@ -129,7 +130,7 @@ class Committer:
             return False
         group = response.groups[0]
         code = ErrorCode(group.error_code or group.topics[0].partitions[0].error_code)
-        if code in _PASSING:
+        if code in PASSING:
             return False
         if code is not ErrorCode.NONE:
             raise Violation(f"I6 {self.name} gets {code.name} when it asks for its offsets")

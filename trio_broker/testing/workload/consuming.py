@@ -6,6 +6,7 @@ I4). Waits are long, so a fetch that is not woken when data arrives is late for 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -125,14 +126,21 @@ class Consumer:
             topics=topics,
         )
         sent_at = trio.current_time()
-        response = await self._caller.call(
-            request,
-            FetchResponse,
-            version_max=BY_NAME_VERSION if by_name else None,
-            waits_seconds=max_wait_ms / 1000,
-        )
+        response: FetchResponse | None = None
+        patience_seconds = draws.choice((0.01, 1.0)) if draws.random() < 0.1 else math.inf
+        with trio.move_on_after(patience_seconds) as patience:
+            response = await self._caller.call(
+                request,
+                FetchResponse,
+                version_max=BY_NAME_VERSION if by_name else None,
+                waits_seconds=max_wait_ms / 1000,
+            )
+        if patience.cancelled_caught:
+            self._caller.give_up()
         if response is None:
             return
+        if max_wait_ms > 1_000 and any(p.records for t in response.responses for p in t.partitions):
+            self._world.saw("long poll answered")
         if response.error_code:
             raise Violation(f"I6 {self.name} gets error {response.error_code} for a fetch")
         parts = [part for topic in response.responses for part in topic.partitions]
@@ -145,10 +153,12 @@ class Consumer:
     async def _take(self, partition: PartitionModel, part: PartitionData) -> None:
         code = ErrorCode(part.error_code)
         if code is ErrorCode.OFFSET_OUT_OF_RANGE:
+            self._world.saw("out of range")
             await self._find_start(partition)
         elif code in UNKNOWN_TOPIC:
             if not partition.topic.deletion_begun:
                 raise Violation(f"I10 {self.name}: {partition.topic} is said to be unknown")
+            self._world.saw("unknown topic")
         elif code in PASSING:
             await trio.sleep(_RETRY_SECONDS)
         elif code is not ErrorCode.NONE:

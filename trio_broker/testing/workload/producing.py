@@ -269,10 +269,13 @@ class IdempotentProducer:
 
     def _take(self, batch: Batch, outcome: PartitionProduceResponse) -> None:
         code = ErrorCode(outcome.error_code)
+        self._world.saw_refusal(code)
         if batch not in self.unanswered:
             return  # of a topic that is gone, or a session
         if code is ErrorCode.NONE:
             self.unanswered.remove(batch)
+            if batch.partition.known.get(outcome.base_offset) == batch.values[0]:
+                self._world.saw("repeated")
             self._world.acknowledged(
                 batch.partition, outcome.base_offset, batch.values, self._caller.losses
             )
@@ -344,11 +347,16 @@ class PlainProducer:
         if acks == 0:
             await self._send_unanswered(request, version_max)
             return
+        if draws.random() < 0.1:
+            await self._send_unanswered(request, version_max)
+            self._caller.give_up()
+            return
         response = await self._caller.call(request, ProduceResponse, version_max=version_max)
         if response is None:
             return
         for (partition, values), outcome in zip(batches, outcomes(response), strict=True):
             code = ErrorCode(outcome.error_code)
+            self._world.saw_refusal(code)
             if by_name:
                 self._take_by_name(partition, values, outcome, sent_at)
             elif code is ErrorCode.NONE:
@@ -366,7 +374,7 @@ class PlainProducer:
     async def _send_unanswered(self, request: ProduceRequest, version_max: int | None) -> None:
         connection = await self._caller.connection()
         try:
-            await connection.send(request, answered=False, version_max=version_max)
+            await connection.send(request, answered=request.acks != 0, version_max=version_max)
         except ConnectionLost:
             self._caller.close()
 

@@ -9,7 +9,7 @@ import trio
 from trio_broker.errors import ErrorCode
 from trio_broker.testing import invariants
 from trio_broker.testing.model import Violation
-from trio_broker.testing.workload.caller import Caller
+from trio_broker.testing.workload.caller import ANSWER_SECONDS, Caller
 from trio_broker.wire.messages.create_topics import (
     CreatableTopic,
     CreatableTopicConfig,
@@ -41,12 +41,17 @@ _RETRY_SECONDS = 0.2
 
 
 class TopicAdmin:
-    """Creates and deletes topics over the network."""
+    """Creates and deletes topics over the network.
+
+    Attributes:
+        refusal: the latest one of a deletion.
+    """
 
     def __init__(self, world: World, name: str) -> None:
         self._world = world
         self._caller = Caller(world, name)
         self._draws = world.sim.random(name)
+        self.refusal = ""
 
     def close(self) -> None:
         """Close the connection."""
@@ -107,8 +112,9 @@ class TopicAdmin:
             if code is ErrorCode.NONE and life is not None and life is self._caller.life:
                 invariants.check_deleted(life, topic)
             return True
+        self.refusal = f"{code.name}: {response.responses[0].error_message}"
         if code not in _PASSING:
-            raise Violation(f"I6 deleting {topic} is answered {code.name}")
+            raise Violation(f"I6 deleting {topic} is answered {self.refusal}")
         return False
 
     async def churn(self) -> None:
@@ -119,6 +125,7 @@ class TopicAdmin:
                 await self._caller.connection()
                 topics = self._world.model.topics
                 if topics and self._draws.random() < 0.5:
+                    self._world.saw("trouble: delete")
                     await self.delete(self._draws.choice(topics))
                 else:
                     name = self._draws.choice(NAMES)
@@ -133,5 +140,8 @@ class TopicAdmin:
 
     async def insist_on_deleting(self, topic: TopicModel) -> None:
         """Delete a topic, however often that has to be tried."""
-        while not await self.delete(topic):  # noqa: ASYNC110 - it asks
+        began = trio.current_time()
+        while not await self.delete(topic):
+            if trio.current_time() - began > ANSWER_SECONDS:
+                raise Violation(f"I10 {topic} cannot be deleted: {self.refusal}")
             await trio.sleep(_RETRY_SECONDS)

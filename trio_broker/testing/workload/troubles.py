@@ -48,11 +48,13 @@ class Troublemaker:
             "write errors": self._fail_writes,
             "read errors": self._fail_reads,
             "short writes": self._write_short,
+            "slow disk": self._slow_disk_down,
             "full disk": self._fill_disk,
             "frozen disk": self._freeze_disk,
             "no descriptors": self._take_descriptors,
             "reset": self._reset_connections,
             "cut network": self._cut_network,
+            "clock jump": self._let_clock_jump,
         }
 
     async def run(self) -> None:
@@ -63,6 +65,7 @@ class Troublemaker:
             kind = self._draws.choice(kinds)
             await self.see_to_it_that_it_runs()  # an earlier trouble may have come late
             self._world.sim.note(f"trouble: {kind}")
+            self._world.saw(f"trouble: {kind}")
             self.count += 1
             await self._kinds[kind]()
             await self.see_to_it_that_it_runs()
@@ -88,6 +91,7 @@ class Troublemaker:
         self._disk()
         self._server.fs.thaw()
         self._server.internet.heal()
+        self._server.machine.wall.offset_ms = 0
 
     # ------------------------------------------------------------------------------------ processes
 
@@ -140,6 +144,7 @@ class Troublemaker:
     def _disk(self, *, lies: bool = False, refuses: bool = True, **faults: object) -> None:
         """Replace what may go wrong with the disk; without `faults` nothing may."""
         server = self._server
+        self._world.disk_troubles += 1
         server.disk_lies, server.disk_refuses = lies, refuses and bool(faults)
         server.fs.faults = evolve(self._calm, **faults)  # type: ignore[arg-type] # its fields
         life = server.life
@@ -157,7 +162,7 @@ class Troublemaker:
         await trio.sleep(seconds * self._draws.random())
         # Not killed: nobody can tell the next process then that an fsync has failed.
         kinds = [k for k in ("stop", "cancel", "power cut") if k in self._world.swarm.troubles]
-        may_end = may_end and self._draws.random() < 0.3
+        may_end = may_end and self._draws.random() < 0.5
         if kinds and self._server.serving is not None and may_end:
             faults = self._server.fs.faults
             await self._kinds[self._draws.choice(kinds)]()
@@ -184,6 +189,18 @@ class Troublemaker:
         self._disk(refuses=False, short_write_rate=0.5)
         await self._for_a_while()
 
+    async def _slow_disk_down(self) -> None:
+        slow = self._draws.choice((0.01, 0.1))
+        # So slow that calls may be given up, where these have a short deadline.
+        lies = self._world.swarm.config.storage.operation_seconds_max < 50 * slow
+        self._disk(
+            lies=lies,
+            refuses=lies,
+            latency_seconds=(slow, 2 * slow),
+            sync_latency_seconds=(slow, 4 * slow),
+        )
+        await self._for_a_while(may_end=False)
+
     async def _fill_disk(self) -> None:
         room = self._draws.choice((0, 1, 2, 5)) * BLOCK_BYTES
         self._world.model.disk_was_full = True
@@ -196,12 +213,26 @@ class Troublemaker:
         await self._for_a_while()
 
     async def _freeze_disk(self) -> None:
-        seconds = self._draws.choice((0.2, 1.0, _SECONDS_MAX))
+        seconds = self._draws.choice((0.2, 1.0, _SECONDS_MAX, _SECONDS_MAX))
         lies = 2 * seconds >= self._world.swarm.config.storage.operation_seconds_max
         self._disk(lies=lies, hang_rate=0.0)
         self._server.fs.freeze()
         # Who stops a broker whose disk is frozen waits for longer than the disk is frozen for.
         await self._for_a_while(seconds, may_end=lies)
+
+    # ------------------------------------------------------------------------------------ the clock
+
+    async def _let_clock_jump(self) -> None:
+        """Ahead or back, less than what timestamps of clients may be off by."""
+        self._server.machine.wall.offset_ms = self._draws.choice((-1, 1)) * self._draws.choice(
+            (1_000, 60_000, 30 * 60_000)
+        )
+        self._note_clock()
+
+    def _note_clock(self) -> None:
+        """Whatever retention has deleted by a clock that was ahead was old enough then."""
+        model, wall = self._world.model, self._server.machine.wall
+        model.wall_ahead_ms = max(model.wall_ahead_ms, wall.offset_ms)
 
     # ------------------------------------------------------------------------------------- networks
 

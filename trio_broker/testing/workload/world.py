@@ -7,30 +7,35 @@ phase all faults are over, and whatever is left has to come right by itself in b
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 from attrs import frozen
 
 from trio_broker.cluster.embedded import EmbeddedStore
 from trio_broker.config import Durability
+from trio_broker.errors import ErrorCode
 from trio_broker.storage import paths
 from trio_broker.testing import invariants
 from trio_broker.testing.brokers import Ending, Life, SimulatedBroker
 from trio_broker.testing.invariants import Footprint
 from trio_broker.testing.model import Model, Violation
-from trio_broker.testing.sim.network import NetworkFaults, SimInternet
+from trio_broker.testing.sim.network import SimInternet
 from trio_broker.testing.swarm import draw_swarm
 from trio_broker.testing.workload.committing import Committer
 from trio_broker.testing.workload.consuming import Consumer, EmbeddedConsumer
+from trio_broker.testing.workload.members import GroupModel, Member
 from trio_broker.testing.workload.producing import (
     EmbeddedProducer,
     IdempotentProducer,
     PlainProducer,
     Prober,
 )
+from trio_broker.testing.workload.sometimes import RARE, look_at_end, look_at_start
 from trio_broker.testing.workload.topics import NAMES, TopicAdmin
+from trio_broker.testing.workload.trimming import Trimmer
 from trio_broker.testing.workload.troubles import Troublemaker
 
 if TYPE_CHECKING:
@@ -49,7 +54,13 @@ LIVENESS_SECONDS = 30.0
 HOUSEKEEPING_SECONDS = 65.0
 #: In interval mode, what is older than its interval and this is on the disk.
 FLUSH_SLACK_SECONDS = 1.0
+#: A system call that was slow when the disk became well comes back, or is given up, within this.
+SLOW_CALL_SECONDS = 3.0
 _LOOK_SECONDS = 0.25
+
+
+#: Clients that end by themselves.
+Writer: TypeAlias = IdempotentProducer | PlainProducer | Committer | Member | Trimmer | Prober
 
 
 @frozen
@@ -61,12 +72,14 @@ class Summary:
         lives: of the broker.
         troubles: that happened.
         acknowledged: records.
+        seen: how often each of the things happened that are rare; see `sometimes`.
     """
 
     swarm: Swarm
     lives: int
     troubles: int
     acknowledged: int
+    seen: Counter[str]
 
 
 class World:
@@ -81,6 +94,8 @@ class World:
         over: set when clients shall end what they are at.
         calm_since: Trio time from which on there is no trouble; inf before.
         losses: how often something may have been lost that was acknowledged.
+        disk_troubles: how many there have been.
+        seen: how often each of the rare things of `sometimes` happened.
     """
 
     def __init__(
@@ -93,10 +108,12 @@ class World:
         self.over = trio.Event()
         self.calm_since = float("inf")
         self.losses = 0
+        self.disk_troubles = 0
+        self.seen: Counter[str] = Counter()
         self.before: Footprint | None = None
         internet = SimInternet(
             sim.streams,
-            faults=NetworkFaults(latency_seconds=swarm.latency_seconds),
+            faults=swarm.network,
             note=sim.note,
         )
         self.server = SimulatedBroker(sim, swarm.config, nursery=nursery, internet=internet)
@@ -119,6 +136,16 @@ class World:
     def had_losses(self) -> bool:
         """Whether anything may have been lost that was acknowledged."""
         return self.losses > 0
+
+    def saw(self, what: str) -> None:
+        """Take note that something rare has happened, one of `sometimes.RARE`."""
+        assert what in RARE, what
+        self.seen[what] += 1
+
+    def saw_refusal(self, code: ErrorCode) -> None:
+        """Take note of the code of a produce, if it is one of the rare ones."""
+        if (what := f"refused with {code.name}") in RARE:
+            self.saw(what)
 
     async def pause(self, draws: Random) -> None:
         """Pass the time a client has between two requests."""
@@ -192,6 +219,7 @@ class World:
         if previous is not None and previous.was_clean and not previous.disk_failed:
             invariants.check_trusted(life)
         invariants.audit(self.model, life, is_start=True)
+        look_at_start(life, self.saw)
 
     def _ended(self, life: Life) -> None:
         self._previous = life
@@ -200,6 +228,7 @@ class World:
         self.model.life_over(life, trio.current_time(), interval_bound_seconds=bound_seconds)
         if life.ending is Ending.POWER_CUT or life.disk_lied:
             self.losses += 1
+        look_at_end(life, self.saw)
         invariants.check_end(life)
 
 
@@ -220,7 +249,11 @@ async def run_workload(sim: Simulation, swarm: Swarm | None = None) -> Summary:
             await run.safety_and_liveness()
             await run.end()
             summary = Summary(
-                swarm, world.server.lives, run.troubles.count, world.model.acknowledged
+                swarm,
+                world.server.lives,
+                run.troubles.count,
+                world.model.acknowledged,
+                world.seen,
             )
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -259,7 +292,8 @@ class _Run:
         self.admin = TopicAdmin(world, "admin")
         swarm = world.swarm
         count = world.sim.random("clients").randint
-        self.writers: list[IdempotentProducer | PlainProducer | Committer | Prober] = [
+        group = GroupModel()
+        self.writers: list[Writer] = [
             *(
                 IdempotentProducer(world, f"producer-{n}", operations=count(3, 20))
                 for n in range(swarm.producers)
@@ -271,6 +305,14 @@ class _Run:
             *(
                 Committer(world, f"group-{n}", operations=count(3, 15))
                 for n in range(swarm.committers)
+            ),
+            *(
+                Member(world, group, f"member-{n}", operations=count(1, 5))
+                for n in range(swarm.members)
+            ),
+            *(
+                Trimmer(world, f"trimmer-{n}", operations=count(1, 5))
+                for n in range(swarm.trimmers)
             ),
             Prober(world, "prober"),
         ]
@@ -304,6 +346,7 @@ class _Run:
                     await trio.sleep(world.swarm.seconds)
                     troubles.cancel_scope.cancel()
                 self.troubles.heal()
+                await trio.sleep(SLOW_CALL_SECONDS)
                 await self.troubles.see_to_it_that_it_runs()
                 await self._operate()
                 world.calm_since = trio.current_time()
@@ -313,7 +356,7 @@ class _Run:
                 caller.check_silent()
             readers.cancel_scope.cancel()
 
-    async def _work(self, writer: IdempotentProducer | PlainProducer | Committer | Prober) -> None:
+    async def _work(self, writer: Writer) -> None:
         await writer.run()
         del self._at_work[writer.name]
 
@@ -375,6 +418,8 @@ class _Run:
         invariants.check_quiet(server.life, world.before, clients=0)
         invariants.check_retention(world.model, server.life)
         invariants.check_directories(world.model, server.life)
+        if any(p.has_lost for topic in world.model.by_id.values() for p in topic.partitions):
+            world.saw("records lost, as allowed")
         draws = world.sim.random("end")
         if draws.random() < 0.5:
             for topic in world.model.topics:
