@@ -107,7 +107,15 @@ def audit(model: Model, life: Life, *, is_start: bool) -> int:
             continue
         online += 1
         partition = topic.partitions[replica.partition]
-        _audit_partition(model, partition, replica, tree, now, was_lossy=life.disk_lied)
+        _audit_partition(
+            model,
+            partition,
+            replica,
+            tree,
+            now,
+            was_lossy=life.disk_lied,
+            now_durable=is_start or not life.disk_failed,
+        )
         if is_start:
             partition.secure_end = partition.end
         elif life.disk_lied:
@@ -123,6 +131,7 @@ def _audit_partition(
     now: float,
     *,
     was_lossy: bool,
+    now_durable: bool,
 ) -> None:
     log = replica.log
     start, end = log.log_start_offset, log.log_end_offset
@@ -154,7 +163,9 @@ def _audit_partition(
     trimmed_to = model.may_trim.get((partition.topic.name, partition.index), 0)
     if start > max(partition.start, trimmed_to) and not was_lossy:
         _check_retention(model, partition, start, log.size_bytes, replica)
-    partition.audited(start, end, records, now)
+    # A start offset that the disk would not take holds until a restart; its client was told.
+    is_certain = now_durable or not trimmed_to
+    partition.audited(start if is_certain else partition.start, end, records, now)
 
 
 def read_log(

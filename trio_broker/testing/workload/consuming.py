@@ -57,6 +57,7 @@ class Consumer:
         self._high_watermarks: dict[PartitionModel, int] = {}
         self._starts: dict[PartitionModel, int] = {}
         self._losses_seen = 0
+        self._life_seen: Life | None = None
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -97,6 +98,10 @@ class Consumer:
     async def _fetch(self) -> None:
         draws = self._draws
         await self._caller.connection()
+        if self._caller.life is not self._life_seen:
+            # A start offset that the disk would not take was that of the last life only.
+            self._life_seen = self._caller.life
+            self._starts.clear()
         wanted = list(self.positions)
         if draws.random() < 0.3:
             wanted = draws.sample(wanted, draws.randint(1, len(wanted)))
