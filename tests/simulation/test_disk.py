@@ -384,6 +384,22 @@ def test_a_quota_refuses_growth_of_what_is_under_it() -> None:
     assert small.write_at(5, [b"x"]) == 1
 
 
+def test_a_disk_whose_power_cannot_fail_keeps_nothing_for_a_power_cut() -> None:
+    fs = SimFileSystem(1, power_may_fail=False)
+    fs.prepare_directory("/data")
+    file = new_file(fs, content=b"content")
+    file.truncate(4)
+    fs.make_directory("/data/sub")
+    fs.unlink("/data/file")
+    assert not file._inode.pending
+    assert not file._inode.durable
+    assert not fs._volume.journal._changes
+    with pytest.raises(AssertionError, match="nothing was kept for a power cut"):
+        fs.crash()
+    new_file(fs, "other", b"kept").close()
+    assert fs.restart().tree() == {"/data": None, "/data/other": b"kept", "/data/sub": None}
+
+
 def test_an_unlinked_file_takes_space_until_it_is_closed() -> None:
     fs = disk(capacity_bytes=10 * BLOCK_BYTES)
     file = new_file(fs, content=b"x" * 3 * BLOCK_BYTES)

@@ -91,12 +91,17 @@ class MemoryDisk:
 
         Args:
             wall: for the times of files.
-            size_bytes: its size; how much of the machine's memory is taken depends on what is
-                written: about twice that.
+            size_bytes: its size; the machine's memory is taken as it fills.
         """
         self._faultless = evolve(FAULTLESS, capacity_bytes=size_bytes)
         self._troubles: dict[object, dict[str, Any]] = {}
-        self.fs = SimFileSystem(0, name="memory", faults=self._faultless, now_ms=wall.now_ms)
+        self.fs = SimFileSystem(
+            0,
+            name="memory",
+            faults=self._faultless,
+            now_ms=wall.now_ms,
+            power_may_fail=False,
+        )
 
     def trouble(self, key: object, **faults: Any) -> None:
         """Let something go wrong until `heal` of the same key.

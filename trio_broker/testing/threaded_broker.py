@@ -433,7 +433,7 @@ def broker_thread(
     Args:
         config: None: `config_for_tests`. One without listeners gets that one; its log dirs are on
             the disk in memory.
-        disk_bytes: size of that disk; the machine's memory is taken as it fills, about twice.
+        disk_bytes: size of that disk; the machine's memory is taken as it fills.
 
     Raises:
         StorageError, OSError: the broker could not start.

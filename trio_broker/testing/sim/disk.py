@@ -128,6 +128,7 @@ class SimFileSystem:
         faults: DiskFaults | None = None,
         now_ms: Callable[[], int] | None = None,
         note: Note | None = None,
+        power_may_fail: bool = True,
     ) -> None:
         """Make an empty disk.
 
@@ -137,6 +138,8 @@ class SimFileSystem:
             faults: none but those of a power cut if not given.
             now_ms: civil time for `stat`; a constant if not given.
             note: told every operation, for the trace.
+            power_may_fail: False saves the memory and time of keeping track of what a power cut
+                would leave; then there is no `crash`, only `restart`.
         """
         self._streams = RandomStreams(streams) if isinstance(streams, int) else streams
         self.name = name
@@ -145,7 +148,7 @@ class SimFileSystem:
         self.on_power_off: list[Callable[[], None]] = []
         self.now_ms: Callable[[], int] = now_ms or (lambda: 1_700_000_000_000)
         self._note = note
-        self._volume = Volume(capacity_bytes=None, inodes_max=None)
+        self._volume = Volume(capacity_bytes=None, inodes_max=None, power_may_fail=power_may_fail)
         self.faults = DiskFaults() if faults is None else faults
         self._files: dict[SimFile, None] = {}
         self._spares = 0
@@ -245,6 +248,7 @@ class SimFileSystem:
 
         Operations count from 1 again; `crash_at`, `fail_at` and `fail_from` do not carry over.
         """
+        assert self._volume.power_may_fail, "nothing was kept for a power cut"
         self.power_off()
         return self._successor(
             self._volume.after_power_cut(

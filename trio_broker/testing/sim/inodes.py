@@ -54,11 +54,13 @@ class Inode:
         links: names it has now.
         opens: open handles; the space is given back when links and opens are both 0.
         next_write_error: errno that the next write meets, 0 for none.
+        is_recorded: `durable` and `pending` are kept, for a power cut.
     """
 
     __slots__ = (
         "data",
         "durable",
+        "is_recorded",
         "links",
         "modified_ms",
         "next_write_error",
@@ -66,9 +68,12 @@ class Inode:
         "pending",
     )
 
-    def __init__(self, modified_ms: int, data: bytearray | None = None) -> None:
+    def __init__(
+        self, modified_ms: int, data: bytearray | None = None, *, is_recorded: bool = True
+    ) -> None:
         self.data = bytearray() if data is None else data
-        self.durable = bytearray(self.data)
+        self.is_recorded = is_recorded
+        self.durable = bytearray(self.data if is_recorded else b"")
         self.pending: list[PendingWrite | PendingCut] = []
         self.links = 0
         self.opens = 0
@@ -83,12 +88,14 @@ class Inode:
     def write(self, offset: int, data: bytes) -> None:
         """Change what readers see; durable only after `sync`."""
         write_into(self.data, offset, data)
-        self.pending.append(PendingWrite(offset, data))
+        if self.is_recorded:
+            self.pending.append(PendingWrite(offset, data))
 
     def truncate(self, size: int) -> None:
         """Change the length that readers see; durable only after `sync`."""
         cut(self.data, size)
-        self.pending.append(PendingCut(size))
+        if self.is_recorded:
+            self.pending.append(PendingCut(size))
 
     def sync(self) -> None:
         """Make everything durable."""
@@ -197,7 +204,9 @@ class NameChange(NamedTuple):
 class NameJournal:
     """The changes of names that no directory sync has covered yet, oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_kept: bool = True) -> None:
+        """Make an empty journal; one that is not kept forgets what has become of names."""
+        self._is_kept = is_kept
         self._changes: list[NameChange] = []
 
     def change(self, *entries: tuple[Directory, str, Node | None]) -> None:
@@ -207,7 +216,8 @@ class NameJournal:
                 del directory.entries[name]
             else:
                 directory.entries[name] = node
-        self._changes.append(NameChange(entries))
+        if self._is_kept:
+            self._changes.append(NameChange(entries))
 
     def _split(self, directory: Directory) -> tuple[list[NameChange], list[NameChange]]:
         """Divide the pending changes into those a sync of `directory` covers and the others.

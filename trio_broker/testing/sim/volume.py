@@ -49,12 +49,20 @@ class Volume:
         root: the directory ``/``.
         journal: name changes that are not durable yet.
         capacity_bytes, inodes_max: limits; None for as good as endless.
+        power_may_fail: what a power cut would leave is kept track of.
         used_blocks, used_inodes: what is taken, unlinked open files included.
     """
 
-    def __init__(self, *, capacity_bytes: int | None, inodes_max: int | None) -> None:
+    def __init__(
+        self,
+        *,
+        capacity_bytes: int | None,
+        inodes_max: int | None,
+        power_may_fail: bool = True,
+    ) -> None:
         self.root = Directory(0)
-        self.journal = NameJournal()
+        self.power_may_fail = power_may_fail
+        self.journal = NameJournal(is_kept=power_may_fail)
         self.capacity_bytes = capacity_bytes
         self.inodes_max = inodes_max
         self.used_blocks = 0
@@ -117,7 +125,7 @@ class Volume:
         """Give a new empty file that name."""
         directory, name = self.place(path)
         self._take_inode(path)
-        inode = Inode(now_ms)
+        inode = Inode(now_ms, is_recorded=self.power_may_fail)
         inode.links = 1
         self.journal.change((directory, name, inode))
         return inode
