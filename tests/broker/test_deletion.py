@@ -295,6 +295,45 @@ async def test_a_large_topic_is_removed_in_small_jobs_beside_other_work(
 
 
 @simulated
+async def test_files_that_may_not_be_removed_keep_neither_others_waiting_nor_the_disk_from_writing(
+    world: World,
+) -> None:
+    async with world.running() as run:
+        names = ("orders", "refunds", "returns")
+        ids = [await run.broker.create_topic(name) for name in names]
+        await run.broker.create_topic("others", partitions=2)  # one in each shard
+        with failing("unlink", str(ids[0]), errno.EACCES, on=SimFileSystem) as met:
+            for name in names:
+                await run.broker.delete_topic(name)
+            for second in range(60):  # each makes housekeeping tell that something is to be removed
+                await run.broker.produce("others", b"x", partition=second % 2)
+                await trio.sleep(1)
+        assert run.state.log_dirs[0].write_failures == 0
+        assert not left_of(world, ids[1])
+        assert not left_of(world, ids[2])
+        assert left_of(world, ids[0])
+        assert 3 <= len(met) <= 8, "ever more seldom"
+        await trio.sleep(120)
+        assert not left_of(world, ids[0])
+
+
+@simulated
+async def test_files_that_may_not_be_moved_do_not_count_against_the_disk(world: World) -> None:
+    async with world.running() as run:
+        topic_id = await run.broker.create_topic("orders")
+        await run.broker.create_topic("others")
+        with failing("rename", str(topic_id), errno.EACCES, on=SimFileSystem) as met:
+            with pytest.raises(RequestError, match="could not be moved out of the way"):
+                await run.broker.delete_topic("orders")
+            for _ in range(20):
+                await run.broker.produce("others", b"x")
+                await trio.sleep(1)
+            assert len(met) > 3
+        await trio.sleep(120)
+        assert not left_of(world, topic_id)
+
+
+@simulated
 async def test_removal_goes_on_after_a_restart(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

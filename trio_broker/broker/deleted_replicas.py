@@ -9,11 +9,13 @@ the names say what they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.supervise import Backoff
 from trio_broker.errors import LogDirFailed, StorageError, StuckIO, SyncFailed
 from trio_broker.storage import paths
 
@@ -35,6 +37,9 @@ class DeletedReplicas:
 
     def __init__(self, log_dir: LogDir) -> None:
         self.names = list(log_dir.directory.deleted)
+        self._refused: set[str] = set()
+        self._retry_at = -math.inf
+        self._backoff = Backoff()
         self._log_dir = log_dir
         self._told = trio.Event()
         self._is_stopped = False
@@ -65,7 +70,7 @@ class DeletedReplicas:
         ]
         self.tell()
         for error in failures.values():
-            log_dir.write_failed(error)
+            log_dir.removal_failed(error)
             raise error
 
     def tell(self) -> None:
@@ -87,19 +92,28 @@ class DeletedReplicas:
     async def remove_all(self) -> None:
         """Remove the files of deleted replicas, beside other work.
 
-        Who cannot be removed now is tried again when somebody tells.
+        Those that cannot be removed now do not keep the others waiting; they are tried again when
+        somebody tells, ever more seldom.
         """
         log_dir = self._log_dir
-        while self.names and not log_dir.is_failed and not self._is_stopped:
-            name = self.names[0]
+        if trio.current_time() >= self._retry_at:
+            self._refused.clear()
+        while (name := self._next_name()) and not log_dir.is_failed and not self._is_stopped:
             began = trio.current_time()
             try:
                 is_gone = await log_dir.lane.run(log_dir.directory.remove_deleted_job(name))
             except (StorageError, OSError) as error:
-                log_dir.write_failed(error)
-                return
-            if is_gone and name in self.names:  # or somebody else has been at it too
-                self.names.remove(name)
-            if self.names and not log_dir.health.is_tight:
+                log_dir.removal_failed(error)
+                if not self._refused:
+                    now = trio.current_time()
+                    self._retry_at = now + self._backoff.next_seconds(now)
+                self._refused.add(name)
+            else:
+                if is_gone and name in self.names:  # or somebody else has been at it too
+                    self.names.remove(name)
+            if self._next_name() and not log_dir.health.is_tight:
                 # At most half of the lane's time, whatever the disk's speed.
                 await trio.sleep(min(PAUSE_SECONDS_MAX, trio.current_time() - began))
+
+    def _next_name(self) -> str | None:
+        return next((name for name in self.names if name not in self._refused), None)

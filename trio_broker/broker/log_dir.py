@@ -154,16 +154,24 @@ class LogDir:
     def write_failed(self, error: StorageError | OSError) -> None:
         """Take note of a write that the system refused and that was cut back: nothing is lost."""
         self.write_failures += 1
+        self._refused(
+            error, self.health.write_refused, f"write refused ({self.write_failures} so far)"
+        )
+
+    def removal_failed(self, error: StorageError | OSError) -> None:
+        """Take note of files of deleted replicas that could not be moved or removed."""
+        self._refused(error, self.health.removal_refused, "a removal was refused")
+
+    def _refused(
+        self, error: StorageError | OSError, take_in: Callable[[int, str, float], None], what: str
+    ) -> None:
         error_number = getattr(error, "errno", None) or errno.EIO
         before = self.health.state
-        self.health.write_refused(error_number, str(error), trio.current_time())
+        take_in(error_number, str(error), trio.current_time())
         if self.health.state is not before:
             self._after_change()
-        self._paced.log(
-            logging.ERROR,
-            "write refused",
-            f"log dir {self.directory.path}: write refused ({self.write_failures} so far): {error}",
-        )
+        text = f"log dir {self.directory.path}: {what}: {error}"
+        self._paced.log(logging.ERROR, take_in.__name__, text)
 
     def _after_change(self) -> None:
         """Make the log dir follow its disk's state, as far as that takes no disk work."""

@@ -135,6 +135,15 @@ class DiskHealth:
         if is_series and now - self._write_errors[0] <= WRITE_ERRORS_SECONDS:
             self.fail(f"{WRITE_ERRORS_MAX} write errors in {WRITE_ERRORS_SECONDS:g} s: {cause}")
 
+    def removal_refused(self, error_number: int, cause: str, now: float) -> None:
+        """Take in files that could not be moved or removed.
+
+        Unless the error is that of a full or broken disk, the cause may be the files themselves
+        (whose they are, their attributes, something mounted there), and writes are none the worse.
+        """
+        if error_number in _FULL | _BROKEN:
+            self.write_refused(error_number, cause, now)
+
     def fail(self, cause: str) -> None:
         """Take in a failed fsync, a call that hangs, or another proof that the disk is broken."""
         self.state = DiskState.FAILED
