@@ -41,7 +41,7 @@ async def sleeper(sim):
 
 async def from_a_set(sim):
     async with trio.open_nursery() as nursery:
-        for name in {"anna", "ben", "carl", "dora", "emil"}:
+        for name in {f"task {number}" for number in range(20)}:
             nursery.start_soon(trio.sleep, 1, name=name)
 
 def not_async(sim):
@@ -118,6 +118,19 @@ def test_other_mistakes_exit_with_2() -> None:
     assert sim("replay", "sleeper", "tb1:?").exit_code == 2
     assert sim("run", "sleeper", "--seeds", "9-7").exit_code == 2
     assert sim("run", "test_x.py::test_it", "--max-steps", "5").exit_code == 2
+
+
+def test_an_explored_test_is_left_to_pytest(tmp_path: Path) -> None:
+    (tmp_path / "test_of_a_user.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.explore(seeds=3)\n"
+        "async def test_it(sim):\n"
+        "    assert sim.random('x').random() < 0.9\n"
+    )
+    result = sim("fuzz", "test_of_a_user.py::test_it", "--minutes", "5", "--kinds", "1")
+    assert result.exit_code == 1
+    assert "--sim-replay tb1:" in result.output
+    assert result.output.rstrip().endswith("and 0 more")
 
 
 def test_fuzzing_counts_kinds_of_failure() -> None:

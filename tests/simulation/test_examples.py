@@ -11,7 +11,8 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "simulation"
 TUTORIAL = EXAMPLES.parents[1] / "tutorials" / "first-simulation-test.md"
-OPTIONS = ("-p", "no:asyncio")
+#: Long enough on a machine that has other things to do.
+OPTIONS = ("-p", "no:asyncio", "--sim-shrink=120")
 
 
 @pytest.fixture(autouse=True)

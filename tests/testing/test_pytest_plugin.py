@@ -121,7 +121,7 @@ def test_options_say_which_seeds(pytester: pytest.Pytester) -> None:
 
 def test_a_failure_is_shrunk_and_its_line_repeats_it(pytester: pytest.Pytester) -> None:
     file = pytester.makepyfile(LOST_UPDATE)
-    result = run(pytester)
+    result = run(pytester, "--sim-shrink=120")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -349,7 +349,7 @@ def test_order_of_a_set_shows_in_another_process(pytester: pytest.Pytester) -> N
         @pytest.mark.explore(seeds=2)
         async def test_set(sim):
             async with trio.open_nursery() as nursery:
-                for name in {"anna", "ben", "carl", "dora", "emil"}:
+                for name in {f"task {number}" for number in range(20)}:
                     nursery.start_soon(trio.sleep, 1, name=name)
 
         @pytest.mark.explore(seeds=2)
