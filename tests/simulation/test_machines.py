@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,6 +20,8 @@ from trio_broker.testing.sim import (
     simulate,
 )
 from trio_broker.testing.sim.trio_network import SimTrioStream
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "simulation.md"
 
 
 async def nap(_: object) -> None:
@@ -142,6 +147,22 @@ def test_a_pause_repeats_and_shrinks_away() -> None:
     first, second = simulate(main, 3, record=True), simulate(main, 3)
     assert first.unwrap() == second.unwrap()
     assert first.trace_hash == second.trace_hash
+
+
+def test_the_page_on_saving() -> None:
+    page = PAGE.read_text("utf-8")
+    (save,) = re.findall(r"^async def save.*?(?=^\n\n)", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"trio": trio, "partial": partial, "Host": object}
+    exec(save, names)
+
+    async def main(sim: Simulation) -> dict[str, bytes | None]:
+        machine = sim.machine("laptop")
+        await machine.run(names["save"])
+        machine.power_off()
+        return machine.power_on().fs.tree()
+
+    for seed in range(5):
+        assert simulate(main, seed).unwrap() == {"/notes": b"milk, eggs"}
 
 
 # ----------------------------------------------------------------------------------------- clocks

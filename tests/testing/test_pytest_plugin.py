@@ -298,6 +298,33 @@ def test_an_async_fixture_is_refused(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*async*"])
 
 
+def test_fixtures_may_pass_the_simulation_on(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def world(sim):
+            return sim
+
+        @pytest.fixture
+        def seeded(sim):
+            return sim.seed
+
+        @pytest.mark.explore(seeds=2)
+        async def test_good(world):
+            assert world.seed in (0, 1)
+
+        @pytest.mark.explore(seeds=2)
+        async def test_bad(seeded):
+            pass
+        """
+    )
+    result = run(pytester)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*sim.seed: a fixture may pass `sim` on, but only the test*"])
+
+
 def test_beside_another_trio_loop_it_runs_in_a_process_of_its_own(
     pytester: pytest.Pytester,
 ) -> None:

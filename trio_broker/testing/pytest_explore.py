@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trio_broker.testing.pytest_plugin import SIMULATION_TO_COME
 from trio_broker.testing.sim import private
 from trio_broker.testing.sim.exploration import (
     DOUBLE_RUN,
@@ -76,10 +77,12 @@ class ExploredTest:
         self._last: Result[Any] | None = None
 
     async def _main(self, simulation: Simulation) -> None:
-        if "sim" in self._arguments:
-            await self._test(**{**self._arguments, "sim": simulation})
-        else:
-            await self._test(**self._arguments)
+        await self._test(
+            **{
+                name: simulation if value is SIMULATION_TO_COME else value
+                for name, value in self._arguments.items()
+            }
+        )
 
     def run(self) -> None:
         """Run the test as the options of pytest and of its mark say."""

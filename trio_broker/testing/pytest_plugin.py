@@ -154,8 +154,22 @@ def _explored(item: pytest.Function, test: Callable[..., Any]) -> Callable[..., 
     return run
 
 
+class _SimulationToCome:
+    """Stands for the simulation while fixtures are set up; each seed has its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"sim.{name}: a fixture may pass `sim` on, but only the test has the simulation"
+        )
+
+
+#: What the fixture `sim` gives; the test finds the simulation in its place.
+SIMULATION_TO_COME = _SimulationToCome()
+
+
 @pytest.fixture
-def sim(request: pytest.FixtureRequest) -> None:
-    """Give an explored test the `Simulation` that it runs in."""
+def sim(request: pytest.FixtureRequest) -> Any:
+    """Give an explored test the `BrokerSimulation` that it runs in."""
     if request.node.get_closest_marker(_MARK) is None:
         pytest.fail("the fixture `sim` is for tests marked with pytest.mark.explore", pytrace=False)
+    return SIMULATION_TO_COME
