@@ -259,6 +259,10 @@ class Producer:
                 for queue in core.pending:
                     leader = self._cluster.view.leader(queue.topic, queue.partition)
                     if leader == NOBODY:
+                        if queue.last_failure is None:
+                            queue.last_failure = request_error(
+                                ErrorCode.LEADER_NOT_AVAILABLE, f"nobody leads {queue}"
+                            )
                         self._cluster.use_topic(queue.topic)
                         self._cluster.request_refresh()
                     elif leader not in self._senders:

@@ -412,7 +412,7 @@ class PartitionQueue:
             if batch.sequence is not None:
                 self._is_burnt = self.identity is not None
             error = DeliveryTimedOut(
-                f"{len(batch.records)} records for {self} were not acknowledged in time"
+                f"not acknowledged in time, {len(batch.records)} in one batch for {self}"
                 + (f": {self.last_failure}" if self.last_failure is not None else ""),
                 maybe_stored=batch.maybe_stored,
             )
