@@ -25,6 +25,15 @@ def watch_of(broker: Broker) -> LeakWatch:
     return LeakWatch(broker._state)
 
 
+async def make_topic(broker: Broker) -> str:
+    """Make a topic and write to it; return what its files are entered under in the ledger."""
+    await broker.create_topic("orders")
+    await broker.produce("orders", b"x")
+    replica = broker._state.router.by_name["orders"].replica(0)
+    assert replica is not None
+    return owner_name(replica.topic_partition)
+
+
 async def test_a_broker_at_work_is_not_suspected(
     config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,11 +102,7 @@ async def test_a_file_whose_owner_is_gone_is_found_with_its_owner(
 ) -> None:
     monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
     async with open_broker(config) as broker:
-        await broker.create_topic("orders")
-        await broker.produce("orders", b"x")
-        replica = broker._state.router.by_name["orders"].replica(0)
-        assert replica is not None
-        owner = owner_name(replica.topic_partition)
+        owner = await make_topic(broker)
         await broker.delete_topic("orders")
         fs = broker._state.host.fs
         kept = fs.open(str(Path(config.data_dir) / "logs" / "kept"), owner, create=True)
@@ -115,21 +120,18 @@ async def test_an_owner_that_holds_more_than_it_has_use_for_is_found(
 ) -> None:
     monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
     async with open_broker(config) as broker:
-        await broker.create_topic("orders")
-        await broker.produce("orders", b"x")
-        replica = broker._state.router.by_name["orders"].replica(0)
-        assert replica is not None
+        owner = await make_topic(broker)
         fs = broker._state.host.fs
-        for owner in (owner_name(replica.topic_partition), "metadata"):
+        for held_by in (owner, "metadata"):
             path = f"{config.data_dir}/logs/many"
-            files = [fs.open(path, owner, create=True) for _ in range(10)]
+            files = [fs.open(path, held_by, create=True) for _ in range(10)]
             watch = watch_of(broker)
             await watch.look()
-            assert list(broker._state.leaks) == [owner]
-            assert "may hold" in broker._state.leaks[owner]
+            assert list(broker._state.leaks) == [held_by]
+            assert "may hold" in broker._state.leaks[held_by]
             assert (
-                "and 7 more" in broker._state.leaks[owner]
-                or "8 more" in (broker._state.leaks[owner])
+                "and 7 more" in broker._state.leaks[held_by]
+                or "8 more" in (broker._state.leaks[held_by])
             )
             for file in files:
                 file.close()
