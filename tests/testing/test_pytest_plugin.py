@@ -359,12 +359,21 @@ def test_beside_another_trio_loop_it_runs_in_a_process_of_its_own(
         @pytest.mark.explore(seeds=3)
         async def test_bad(sim):
             assert sim.seed < 2
+
+        @pytest.mark.explore(seeds=3)
+        async def test_impossible(sim, loop):
+            pass
         """
     )
     result = run(pytester, *LIGHT)
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=2, failed=2)
     result.stdout.fnmatch_lines(
-        ["run in a process of its own, since Trio runs in another thread*", "*seed 2 fails*"]
+        [
+            "run in a process of its own, since Trio runs in another thread*",
+            "*seed 2 fails*",
+            "*OtherLoops: Trio runs in another thread (their loop)*",
+            "*A broker in a simulation is sim.broker(), or memory_broker().",
+        ]
     )
 
 

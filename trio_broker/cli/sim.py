@@ -7,6 +7,7 @@ node id; the latter is left to pytest, with the options of our plugin.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -255,4 +256,6 @@ def _show_how_to_repeat(target: str, seed: int, token: str | None, policy: str) 
 def _run_test(node: str, *options: str) -> int:
     from trio_broker.testing.pytest_processes import run_test
 
+    if importlib.util.find_spec("pytest") is None:
+        raise click.UsageError("pytest is not installed: pip install 'trio-broker[test]'")
     return run_test(node, options)

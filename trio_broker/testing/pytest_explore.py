@@ -89,7 +89,9 @@ class ExploredTest:
         __tracebackhide__ = True
         if loops := private.threads_with_loops():
             if _CHILD_VARIABLE in os.environ:
-                raise OtherLoops(loops)  # a fixture of every test has started it: here too
+                error = OtherLoops(loops)  # a fixture of every test has started it: here too
+                error.add_note("A broker in a simulation is sim.broker(), or memory_broker().")
+                raise error
             self._run_in_child()
             return
         if (token := self._config.getoption("--sim-replay")) is not None:
