@@ -529,3 +529,29 @@ async def test_a_topic_on_a_log_dir_that_was_taken_away_is_offline_and_known(wor
             }
     async with world.running(**TWO_DISKS) as run:
         assert all(replica is not None for replica in run.state.router.by_name["orders"].replicas)
+
+
+@simulated
+async def test_a_write_to_a_read_only_disk_fails_the_log_dir_even_if_it_cannot_be_cut_back(
+    world: World,
+) -> None:
+    async with world.running(**TWO_DISKS) as run:
+        run.faults_expected = {"log dir /disk-a"}
+        await run.broker.create_topic("orders", partitions=4)
+        bad, good = on_disk(run, "orders", "/disk-a"), on_disk(run, "orders", "/disk-b")
+        async with world.connect() as client:
+            for replica in (bad, good):
+                assert await code_of(client, replica) == 0
+            read_only = [
+                failing(call, "/disk-a/", errno.EROFS) for call in ("write_at", "truncate")
+            ]
+            with read_only[0], read_only[1]:
+                assert await code_of(client, bad) == ErrorCode.KAFKA_STORAGE_ERROR
+                assert bad.shard.log_dir.is_failed
+                assert "EROFS" in bad.shard.log_dir.cause
+                for _ in range(10):
+                    assert await code_of(client, good) == 0
+                    await trio.sleep(1)
+            await eventually(lambda: not bad.refusal)
+            assert await code_of(client, bad) == 0
+        assert bad.log.log_end_offset == 2

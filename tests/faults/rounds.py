@@ -12,7 +12,8 @@ import attrs
 
 from tests.faults.load import Load, create_topics, read_everything, running_load
 from tests.support.checker import Report, check
-from tests.support.server import SERVE, Server, free_port, start_server
+from tests.support.planted import VARIABLE
+from tests.support.server import SERVE, SERVE_PLANTED, Server, free_port, start_server
 from tests.support.waiting import pause
 
 #: A round counts only if this much was acknowledged between the server's start and the fault.
@@ -61,6 +62,20 @@ class Site:
             environment=self.environment,
             stderr_path=self.stderr_path,
         )
+
+
+def planted_site(directory: Path, **settings: object) -> tuple[Site, Path]:
+    """Return a place for a server in which faults can be planted, and the file to name them in."""
+    planted = directory / "planted"
+    site = Site(
+        directory / "data",
+        directory / "server.log",
+        {"shutdown.ready_grace_seconds": 0, **settings},
+        command=SERVE_PLANTED,
+        environment={VARIABLE: str(planted)},
+        with_http=True,
+    )
+    return site, planted
 
 
 @attrs.frozen

@@ -16,16 +16,15 @@ from typing import Any
 
 import pytest
 
+from tests.faults.disk_full import log_storms
 from tests.faults.load import Load, create_topics, read_everything, running_load
-from tests.faults.rounds import LOAD_MIN, Site
+from tests.faults.rounds import LOAD_MIN, Site, planted_site
 from tests.support import kafka_bytes
 from tests.support.checker import Partition, RecordId, check, encode_value
 from tests.support.disks import thin_disk
 from tests.support.http import ask, metric
 from tests.support.log_files import partition_directories
-from tests.support.planted import VARIABLE
 from tests.support.requirements import require_loop_disks
-from tests.support.server import SERVE_PLANTED, Server
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -90,20 +89,12 @@ def go_through(
 
 
 @contextmanager
-def planted_server(directory: Path, **settings: object) -> Iterator[tuple[Site, Server, Path]]:
+def planted_server(directory: Path) -> Iterator[tuple[Site, Path]]:
     """Run a server in which faults can be planted, by writing into the file that is given."""
-    planted = directory / "planted"
-    site = Site(
-        directory / "data",
-        directory / "server.log",
-        {"shutdown.ready_grace_seconds": 0, **settings},
-        command=SERVE_PLANTED,
-        environment={VARIABLE: str(planted)},
-        with_http=True,
-    )
+    site, planted = planted_site(directory)
     server = site.start()
     try:
-        yield site, server, planted
+        yield site, planted
         assert server.stop() == 0
     finally:
         server.kill()
@@ -132,7 +123,7 @@ def fault_of(site: Site, boundary: str) -> dict[str, Any] | None:
 
 
 def test_one_of_a_hundred_partitions_raises(tmp_path: Path) -> None:
-    with planted_server(tmp_path) as (site, _, planted):
+    with planted_server(tmp_path) as (site, planted):
         places = create_topics(site.bootstrap, ["load"], PARTITIONS)
 
         def look() -> None:
@@ -157,7 +148,7 @@ def test_one_of_a_hundred_partitions_raises(tmp_path: Path) -> None:
 
 
 def test_one_shard_raises(tmp_path: Path) -> None:
-    with planted_server(tmp_path) as (site, _, planted):
+    with planted_server(tmp_path) as (site, planted):
         # Else retention would take the probes, whose timestamps are old.
         for_ever = {"retention.ms": "-1"}
         places = create_topics(site.bootstrap, ["load"], 20, for_ever)
@@ -234,6 +225,7 @@ def test_an_fsync_that_fails_takes_one_log_dir_which_comes_back(tmp_path: Path) 
 
             go_through(site, concerned, others, thin.exhausted, look)
             assert metric(site.http, "trio_broker_disk_alert", log_dir=str(bad)) == 0
+            assert not log_storms(server.stderr())
             # Not what the page cache shows, which a failed fsync has made a liar: what is stored.
             before = read_everything(site.bootstrap, concerned)
             assert server.stop() == 0
@@ -278,6 +270,7 @@ def test_a_disk_that_becomes_read_only_takes_one_log_dir_until_it_is_repaired(
                     stricken.give_up()
                 strict.wait_for_acknowledged(LOAD_MIN)
             strict.check_errors()
+            assert not log_storms(server.stderr())
             assert server.stop() == 3
             thin.disk.remount()
             server = site.start()

@@ -11,12 +11,10 @@ import pytest
 
 from tests.faults.load import Load, create_topics, read_everything, running_load
 from tests.faults.restart import log_size_bytes, restart_after_kill, wait_for_scanned
-from tests.faults.rounds import LOAD_MIN, Site
+from tests.faults.rounds import LOAD_MIN, Site, planted_site
 from tests.faults.stop import run_stop
 from tests.support.checker import check
 from tests.support.http import ask
-from tests.support.planted import VARIABLE
-from tests.support.server import SERVE_PLANTED
 from tests.support.waiting import wait_until
 from trio_broker.storage.paths import CLEAN_MARKER_NAME
 
@@ -94,7 +92,7 @@ def test_a_second_signal_ends_the_grace_and_is_as_clean(tmp_path: Path) -> None:
 
 
 def test_a_third_signal_ends_the_process_at_once_and_loses_nothing(tmp_path: Path) -> None:
-    site, planted = planted_site(tmp_path, {"shutdown.deadline_seconds": 300})
+    site, planted = planted_site(tmp_path, **{"shutdown.deadline_seconds": 300})
     server = site.start()
     try:
         partitions = create_topics(site.bootstrap, ["alpha"], 4)
@@ -117,7 +115,7 @@ def test_a_third_signal_ends_the_process_at_once_and_loses_nothing(tmp_path: Pat
 
 
 def test_an_event_loop_that_is_blocked_does_not_keep_the_process_alive(tmp_path: Path) -> None:
-    site, planted = planted_site(tmp_path, {"shutdown.deadline_seconds": 1})
+    site, planted = planted_site(tmp_path, **{"shutdown.deadline_seconds": 1})
     server = site.start()
     planted.write_text("loop\n")
     server.terminate()
@@ -125,7 +123,7 @@ def test_an_event_loop_that_is_blocked_does_not_keep_the_process_alive(tmp_path:
 
 
 def test_a_stop_while_recovering_gives_up_and_the_next_start_recovers(tmp_path: Path) -> None:
-    site, planted = planted_site(tmp_path, {})
+    site, planted = planted_site(tmp_path)
     server = site.start()
     try:
         partitions = create_topics(site.bootstrap, ["alpha"], 20)
@@ -140,20 +138,6 @@ def test_a_stop_while_recovering_gives_up_and_the_next_start_recovers(tmp_path: 
         check(load.history, read_everything(site.bootstrap, partitions)).require_clean()
     finally:
         server.kill()
-
-
-def planted_site(directory: Path, settings: dict[str, object]) -> tuple[Site, Path]:
-    """Return a place for a server in which faults can be planted, and the file to name them in."""
-    planted = directory / "planted"
-    site = Site(
-        directory / "data",
-        directory / "server.log",
-        {"shutdown.ready_grace_seconds": 0, **settings},
-        command=SERVE_PLANTED,
-        environment={VARIABLE: str(planted)},
-        with_http=True,
-    )
-    return site, planted
 
 
 def stop_while_recovering(site: Site) -> None:

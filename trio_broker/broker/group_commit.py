@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_broker.broker.supervise import contained
+from trio_broker.storage.disk_state import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,9 @@ def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[Exception | None]]:
     return results
 
 
-def no_room(error: AppendFailed, size_bytes: int, space: Space | None) -> str:
-    """Say why a write was refused, and how much room was wanted and is there."""
+def why_refused(error: AppendFailed, size_bytes: int, space: Space | None) -> str:
+    """Say why a write was refused; on a full disk also how much was to be written, and is free."""
+    if error.errno not in FULL:
+        return str(error)
     text = f"{error}: {size_bytes} bytes were to be written"
     return text if space is None else f"{text}, {space.free_bytes} were free a moment ago"

@@ -54,6 +54,7 @@ class LogDir:
         shards: in the order of their indexes, which metadata refers to.
         health: the state of its disk, and why.
         disk_news: set, and replaced by a new one, when the disk's state changes.
+        paced: writes lines about this disk and what is on it.
         keeper: keeps the logs within their budget.
         deleted: what is left of deleted replicas.
         deletions: says what retention takes away.
@@ -68,7 +69,7 @@ class LogDir:
         self.health = DiskHealth()
         self.disk_news = trio.Event()
         self.write_failures = 0
-        self._paced = PacedLog(logger)
+        self.paced = PacedLog(logger)
         self.closed_cleanly = False
         self.supervisor: Supervisor = state.supervisor
         self._state = state
@@ -152,7 +153,7 @@ class LogDir:
         self.supervisor.record(self.boundary, error)
 
     def write_failed(self, error: StorageError | OSError) -> None:
-        """Take note of a write that the system refused and that was cut back: nothing is lost."""
+        """Take note of a write that the system refused; nothing that was acknowledged is lost."""
         self.write_failures += 1
         self._refused(
             error, self.health.write_refused, f"write refused ({self.write_failures} so far)"
@@ -171,7 +172,7 @@ class LogDir:
         if self.health.state is not before:
             self._after_change()
         text = f"log dir {self.directory.path}: {what}: {error}"
-        self._paced.log(logging.ERROR, take_in.__name__, text)
+        self.paced.log(logging.ERROR, take_in.__name__, text)
 
     def _after_change(self) -> None:
         """Make the log dir follow its disk's state, as far as that takes no disk work."""
@@ -192,7 +193,7 @@ class LogDir:
         if health.state is before:
             return
         self._after_change()
-        self._paced.log(
+        self.paced.log(
             logging.INFO if health.state is DiskState.OK else logging.WARNING,
             f"{before.value} {health.state.value}",
             f"log dir {self.directory.path}: disk was {before.value}, is {health.state.value} now"

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import trio
 
-from trio_broker.broker.group_commit import PlannedCommit, commit_job, no_room
-from trio_broker.broker.paced_log import PacedLog
+from trio_broker.broker.group_commit import PlannedCommit, commit_job, why_refused
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.broker.shard_upkeep import ShardUpkeep
 from trio_broker.broker.supervise import Backoff, contained, described
@@ -32,6 +31,7 @@ from trio_broker.errors import (
     StuckIO,
     SyncFailed,
 )
+from trio_broker.storage.disk_state import GONE
 from trio_broker.storage.log import Accepted, BatchToAppend, Duplicate, Refused
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ class Shard(ShardUpkeep):
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._paced = PacedLog(logger)
 
     def __repr__(self) -> str:
         return f"<Shard {self.name} replicas={len(self.replicas)} queued={self.queued_bytes} B>"
@@ -342,12 +341,12 @@ class Shard(ShardUpkeep):
         message = f"{name}: {error}"
         if isinstance(error, AppendFailed):
             space = self.log_dir.health.space
-            message = f"{name}: {no_room(error, commit.size_bytes, space)}"
+            message = f"{name}: {why_refused(error, commit.size_bytes, space)}"
         for slot in commit.slots:
             slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, message)
         if isinstance(error, SyncFailed):
             self.log_dir.fail(error)
-        elif isinstance(error, AppendFailed) and error.cut_back:
+        elif isinstance(error, AppendFailed) and (error.cut_back or error.errno in GONE):
             self.log_dir.write_failed(error)
         elif isinstance(error, StorageError | OSError):
             self.take_offline(replica, message)
@@ -416,7 +415,7 @@ class Shard(ShardUpkeep):
 
     def take_offline(self, replica: Replica, cause: str) -> None:
         """Stop serving one replica and open it again after a while."""
-        self._paced.log(logging.ERROR, "offline", f"replica goes offline: {cause}")
+        self.log_dir.paced.log(logging.ERROR, "offline", f"replica goes offline: {cause}")
         replica.go_offline(cause)
         if self._nursery is not None:
             self._nursery.start_soon(self._revive, replica)

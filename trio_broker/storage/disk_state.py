@@ -37,10 +37,13 @@ PROBES_HELD_SECONDS = 1.0
 WRITE_ERRORS_MAX = 3
 WRITE_ERRORS_SECONDS = 10.0
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What the system says of a write when there is no room for it.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What it says when no write can succeed any more, to whatever file.
+GONE = frozenset({errno.EROFS, errno.ENXIO, errno.ENODEV})
 #: The process's own want, which says nothing of the disk.
 _NOT_THE_DISK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV})
+_BROKEN = GONE | {errno.EIO}
 
 
 class DiskState(Enum):
@@ -123,7 +126,7 @@ class DiskHealth:
         """Take in a write that the system refused and that was cut back."""
         if error_number in _NOT_THE_DISK:
             return
-        if error_number in _FULL:
+        if error_number in FULL:
             if self.state is not DiskState.FAILED:
                 self._degrade(cause)
             return
@@ -141,7 +144,7 @@ class DiskHealth:
         Unless the error is that of a full or broken disk, the cause may be the files themselves
         (whose they are, their attributes, something mounted there), and writes are none the worse.
         """
-        if error_number in _FULL | _BROKEN:
+        if error_number in FULL | _BROKEN:
             self.write_refused(error_number, cause, now)
 
     def fail(self, cause: str) -> None:
