@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
 from attrs import evolve
 
 from trio_broker.testing.sim.run import Result, Simulation, simulate
@@ -133,9 +134,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", help="first and last seed, like 1-300")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int, default=60, help="last steps to print with --seed")
+    parser.add_argument("--log", action="store_true", help="with --seed: what the broker logs")
     parser.add_argument("--mutant")
     options = parser.parse_args(arguments)
-    logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
+    if options.log:
+        logging.getLogger("trio_broker").setLevel(logging.INFO)
+        logging.basicConfig(format="%(sim_seconds).6f %(levelname)s %(name)s %(message)s")
+        logging.getLogger().handlers[0].addFilter(_add_virtual_time)
+    else:
+        logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
     planted = nullcontext()
     if options.mutant:
         from tests.simulation.broker.mutants import planted as plant
@@ -154,9 +161,15 @@ def main(arguments: list[str]) -> int:
         return run_and_tell(seeds, deadline=perf_counter() + options.minutes * 60)
 
 
+def _add_virtual_time(record: logging.LogRecord) -> bool:
+    record.sim_seconds = trio.current_time() if trio.lowlevel.in_trio_run() else 0.0
+    return True
+
+
 def run_and_tell(seeds: range, *, deadline: float = float("inf")) -> int:
     """Run seeds and print what failed and how many there were."""
     tally = Tally()
+    print(f"seeds from {seeds.start} on", flush=True)
     for seed, result, seconds in run_seeds(seeds, deadline=deadline):
         tally = tally.add(result, seconds)
         if result.error is not None:
@@ -177,7 +190,7 @@ def run_in_processes(arguments: list[str], jobs: int) -> int:
 def show(seed: int, steps: int) -> int:
     """Run one seed and print all there is to say about it."""
     result = run_seed(seed, keep_trace=True)
-    for entry in result.entries[-steps:]:
+    for entry in result.entries[-steps:] if steps else ():
         print(entry)
     print(f"seed {seed}: {result.steps} steps, trace {result.trace_hash}")
     if result.error is None:

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,21 @@ def test_what_once_failed() -> None:
 
 def test_a_seed_does_the_same_again(seed: int) -> None:
     assert find_difference(run_workload, seed, policy="mix") is None
+
+
+def test_a_seed_does_the_same_in_another_process(seed: int) -> None:
+    """With other hashes of strings, and everything at other places in memory."""
+    hashes = set()
+    for hash_seed in ("0", "4711"):
+        command = [sys.executable, "-m", "tests.simulation.broker.fuzz", "--seed", str(seed)]
+        ended = subprocess.run(
+            [*command, "--steps", "0"],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        hashes |= {line for line in ended.stdout.splitlines() if line.startswith("seed ")}
+    assert len(hashes) == 1, hashes
