@@ -13,9 +13,11 @@
 | I9 | a stop ends within its deadline and leaves nothing to recover | each stop |
 | I10 | once faults are over, every partition takes and serves records | the end |
 | I11 | a log is no longer than its retention allows | quiet |
-| I12 | a log dir that works is not concerned by another one that does not | containment |
 | I13 | nothing counts as under way when nothing is | quiet |
 | I14 | no deadlock, no fault that a boundary had to take | always |
+
+Numbers are those of the design; I12, that a fault stays where it is, takes two disks, and is looked
+at by the tests of shards.
 
 An audit reads the bytes of every log from the simulated disk, beside the broker and without its
 help, and compares them with the model and with what the broker says of itself. All functions here
