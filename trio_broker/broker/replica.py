@@ -77,6 +77,7 @@ class Replica:
     """The running copy of one partition.
 
     Attributes:
+        boundary: name of the boundary at which its faults stop.
         refusal: the code requests get while it is not online.
         after_failed_sync: the log last open was broken, so its pages in the cache may lie.
         cause: why it is offline, for the error message of refused requests.
@@ -93,6 +94,7 @@ class Replica:
         "_told_to_end",
         "after_failed_sync",
         "backoff",
+        "boundary",
         "cause",
         "closed_code",
         "leader_epoch",
@@ -118,6 +120,7 @@ class Replica:
         self.topic = topic
         self.topic_partition = topic_partition
         self.partition = topic_partition.partition
+        self.boundary = f"replica {topic.name}-{self.partition}"
         self.leader_epoch = leader_epoch
         self.state = ReplicaState.STARTING
         self.closed_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
@@ -142,11 +145,6 @@ class Replica:
                 f" leo={self.log.log_end_offset} hw={self.high_watermark}"
             )
         return text + ">"
-
-    @property
-    def boundary(self) -> str:
-        """Name of the boundary at which its faults stop."""
-        return f"replica {self.topic.name}-{self.partition}"
 
     @property
     def log(self) -> Log:

@@ -12,7 +12,7 @@ hides one: each is counted and logged here, and `Supervisor.reraise` makes tests
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 from attrs import define, field
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_broker.supervise")
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_LAST_SECONDS = 60.0
@@ -97,6 +98,22 @@ class Supervisor:
             if self.reraise:
                 raise
         return fault
+
+    async def result_of(
+        self,
+        boundary: str,
+        function: Callable[P, Awaitable[R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R | None:
+        """Run `function` as `absorb` does, and return its result, or None if there was a fault."""
+        try:
+            return await function(*args, **kwargs)
+        except* Exception as group:  # the boundary itself
+            self.record(boundary, _alone(group))
+            if self.reraise:
+                raise
+        return None
 
     def absorb_now(
         self,

@@ -234,14 +234,10 @@ async def _answer(
     replica = target.replica
     if replica is None or target.code:
         return PartitionFetchResult(target.wanted.index, target.code)
-    found = PartitionFetchResult(target.wanted.index, ErrorCode.UNKNOWN_SERVER_ERROR)
-
-    async def read() -> None:
-        nonlocal found
-        found = await _read(state, request, target, replica)
-
-    await state.supervisor.absorb(replica.boundary, read)
-    return found
+    found = await state.supervisor.result_of(
+        replica.boundary, _read, state, request, target, replica
+    )
+    return found or PartitionFetchResult(target.wanted.index, ErrorCode.UNKNOWN_SERVER_ERROR)
 
 
 async def _read(
