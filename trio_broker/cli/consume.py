@@ -126,7 +126,7 @@ def consume(
     isolation: str,
     connect: Connect,
 ) -> None:
-    """Write the records of topics to stdout, a line each, and wait for more.
+    """Write records to stdout, a line each, and wait for more.
 
     \b
     trio-broker consume orders -e                    # everything there is now

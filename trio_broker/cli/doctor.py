@@ -35,10 +35,10 @@ def doctor(
     strict: bool,
     **options: Any,
 ) -> None:
-    """Say whether this machine can run a broker as `serve` would with the same options.
+    """Say whether this machine can run a broker, and what to do if not.
 
-    Looks at the configuration, installed extras, descriptors, directories and their disks, ports
-    and the clock, and says of each finding what to do. Beside a short test file in directories that
+    Takes the options of `serve`. Looks at the configuration, installed extras, descriptors,
+    directories and their disks, ports and the clock. Beside a short test file in directories that
     exist it changes nothing. Exit code 1 if something would keep a broker from working.
     """
     list_settings(context, assignments)
