@@ -97,6 +97,25 @@ def test_shrinking_keeps_to_the_kind_of_failure() -> None:
         assert type(failure.error) is type(failure.result.error)
 
 
+def test_a_run_that_does_more_without_its_pauses_is_not_smaller() -> None:
+    longest = 0
+
+    async def busy(sim: Simulation) -> None:
+        nonlocal longest
+        mood = sim.random("mood").random()
+        until, turns = trio.current_time() + 10, 0
+        while trio.current_time() < until and turns < 100_000:
+            await trio.sleep(sim.random("pause").expovariate(1))
+            turns += 1
+            longest = max(longest, turns)
+        assert mood > 0.5
+
+    failure = explore(busy, 20, double_run=0, max_steps=1_000_000).failure
+    assert failure is not None
+    assert "mood" in {decision.stream for decision in failure.smallest.decisions}
+    assert longest < 5_000
+
+
 def test_a_shrunk_deadlock_still_says_who_waits_for_whom() -> None:
     async def locks(sim: Simulation) -> None:
         first, second = trio.Lock(), trio.Lock()

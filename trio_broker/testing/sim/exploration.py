@@ -21,7 +21,7 @@ from trio_broker.testing.sim import private
 from trio_broker.testing.sim.clock import START_SECONDS
 from trio_broker.testing.sim.guards import OutsideSimulation
 from trio_broker.testing.sim.replay import Replay
-from trio_broker.testing.sim.run import Main, Result, SimulationStopped, simulate
+from trio_broker.testing.sim.run import Main, OutOfSteps, Result, SimulationStopped, simulate
 from trio_broker.testing.sim.shrink import Shrunk, shrink
 from trio_broker.testing.sim.trace import Difference, first_difference
 
@@ -40,6 +40,9 @@ STEPS_SHOWN = 40
 DECISIONS_SHOWN = 25
 #: Runs longer than this are compared by their hash alone, which takes less memory.
 _TRACE_STEPS_MAX = 500_000
+#: How many times the steps of the failing run a smaller one may take, and how many at least.
+_TRIAL_STEPS = 2
+_TRIAL_STEPS_MIN = 1000
 #: Longest token that is printed; beyond, the seed must do.
 TOKEN_LENGTH_MAX = 4000
 #: Trio's own tasks and what starts the program, of which a report says nothing.
@@ -310,9 +313,13 @@ def examine(
         return Failure(recorded)
     kind = kind_of(recorded.error)
     ends_at = time.perf_counter() + shrink_seconds
+    trial = dict(options)
+    if not isinstance(recorded.error, OutOfSteps):
+        # Without the drawn pauses a program may do far more; that would not be a smaller run.
+        trial["max_steps"] = _TRIAL_STEPS * recorded.steps + _TRIAL_STEPS_MIN
     shrunk = shrink(
         recorded,
-        lambda replay: simulate(main, replay=replay, **options),
+        lambda replay: simulate(main, replay=replay, **trial),
         lambda result: bool(kind & kind_of(result.error)),
         may_go_on=lambda: time.perf_counter() < ends_at,
     )
