@@ -284,6 +284,8 @@ def test_nothing_in_a_text_is_taken_for_another_thing(assignment, said) -> None:
         ("hello\n", "line 1 is not TOML: 'hello'"),
         (b"data_dir = '\xff'\n", "line 1 is not UTF-8; save the file as UTF-8"),
         ("x = " + "[" * 100_000, "nested too deeply"),
+        ("x" + ".x" * 5_000 + " = 1", "nested too deeply"),
+        ("node_id = " + "1" * 5_000, "too many digits"),
         (b"#" * (FILE_BYTES_MAX + 1), "more than 1048576 bytes are no configuration"),
     ],
     ids=lambda value: str(value)[:20],

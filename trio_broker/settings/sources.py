@@ -97,13 +97,14 @@ def read_file(name: str, content: bytes) -> Source:
         return refused(f"line {line} is not UTF-8; save the file as UTF-8")
     try:
         tables = tomllib.loads(text.removeprefix("\ufeff"))
+        found = list(_flattened(tables, ""))
     except tomllib.TOMLDecodeError as error:
         return refused(_syntax_fault(text, str(error)))
     except RecursionError:
-        return refused("its brackets are nested too deeply")
-    entries = tuple(
-        Entry(origin, key, value, is_text=False) for key, value in _flattened(tables, "")
-    )
+        return refused("its brackets or keys are nested too deeply")
+    except ValueError:  # Python reads no numbers of thousands of digits
+        return refused("there is a number in it with too many digits")
+    entries = tuple(Entry(origin, key, value, is_text=False) for key, value in found)
     return Source(entries, tuple(_set_twice(entries, name)))
 
 
