@@ -19,6 +19,7 @@ from trio_broker.client import (
     ProducerOptions,
     TopicPartition,
 )
+from trio_broker.client import client as client_module
 from trio_broker.wire.api import ApiKey
 
 if TYPE_CHECKING:
@@ -313,3 +314,29 @@ async def test_how_far_everything_was_read(client: Client, topic: str) -> None:
         assert consumer.read_to((topic, 0)) == 10
         with pytest.raises(KeyError):
             consumer.read_to((topic, 1))
+
+
+async def test_its_connections_are_closed_even_if_a_task_does_not_end_in_time(
+    client: Client, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "END_SECONDS_MAX", 0.1)
+    may_end = trio.Event()
+
+    async def go_on() -> None:
+        with trio.CancelScope(shield=True):
+            await may_end.wait()
+
+    def purposes() -> set[str]:
+        return {purpose for _, purpose in client._cluster._links if "consumer" in purpose}
+
+    await produce(client, topic, range(1))
+    try:
+        async with client.open_consumer(FROM_START) as consumer:
+            await consumer.assign([(topic, 0)])
+            assert await values(consumer, 1) == [0]
+            consumer._scope.start("stubborn", go_on)
+            await trio.testing.wait_all_tasks_blocked()
+            assert purposes()
+        assert not purposes()
+    finally:
+        may_end.set()

@@ -476,10 +476,14 @@ class GroupConsumer(Reader):
         Called by `Client.open_group_consumer`, under a deadline of its own.
         """
         is_member = self._is_joined and not self._is_lost
-        await self._scope.end()
-        with trio.move_on_after(_FAREWELL_SECONDS_MAX):
-            if is_member and self._group_options.auto_commit_seconds is not None:
-                await self._commit_processed()
-            await self._talk.leave("the consumer is closed")
-        await self._close()
-        self._cluster.close_purpose(self._group_purpose)
+        try:
+            await self._scope.end()
+            with trio.move_on_after(_FAREWELL_SECONDS_MAX):
+                if is_member and self._group_options.auto_commit_seconds is not None:
+                    await self._commit_processed()
+                await self._talk.leave("the consumer is closed")
+            await self._close()
+        finally:  # also where a task does not end in time
+            self._end_tasks()
+            self._cluster.close_purpose(self._purpose)
+            self._cluster.close_purpose(self._group_purpose)

@@ -340,10 +340,14 @@ class Reader:
         """End the tasks, and only then close their connections.
 
         A task that is about to run would take a closed one for a broken one.
+
+        Cancellation: one that does not end in time is not waited for.
         """
         self._end_tasks()
-        await self._scope.end()
-        self._cluster.close_purpose(self._purpose)
+        try:
+            await self._scope.end()
+        finally:
+            self._cluster.close_purpose(self._purpose)
 
     async def _fetch_forever(self) -> None:
         """Be the consumer's first task."""
