@@ -147,3 +147,29 @@ def test_a_number_that_somebody_else_has_caught_comes_back_with_the_next_file(
         file = fs.open(path, "test")
         assert not file.is_spare
         file.close()
+
+
+def test_a_number_is_not_taken_back_with_what_another_thread_has_opened_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spares = SpareDescriptors()
+    strangers: list[int] = []
+    dup2 = os.dup2
+
+    def late(source: int, target: int, *, inheritable: bool = True) -> int:
+        """Another thread makes a call with a spare descriptor, right before."""
+        strangers.append(spares.open(str(tmp_path / "stranger"), os.O_RDWR | os.O_CREAT).number)
+        return dup2(source, target, inheritable=inheritable)
+
+    before = open_numbers()
+    with spares.hold(3), no_descriptor_left():
+        opened = spares.open(os.devnull, os.O_RDONLY)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup2", late)
+            spares.close(opened)
+        assert strangers
+        assert len(spares._numbers) == len(set(spares._numbers)) == spares.held_count == 2
+        for number in spares._numbers:
+            assert os.fstat(number).st_rdev == os.stat(os.devnull).st_rdev
+        os.close(strangers[0])
+    assert open_numbers() == before

@@ -113,10 +113,21 @@ class SpareDescriptors:
             os.close(number)
             return
         with self._lock:
-            self.lent_count -= 1
-            is_wanted = len(self._numbers) < self._wanted
-        if not (is_wanted and self._take_over(number)):
+            source = self._numbers.pop() if self._numbers else None
+            if source is not None:
+                self.lent_count += 1  # nobody else may give it up, and its number be another file's
+        free = [] if source is None else [source]
+        if source is not None and self._take_over(number, source):
+            free.append(number)
+        else:
             os.close(number)
+        with self._lock:
+            self.lent_count -= 1 if source is None else 2
+            surplus = free[max(0, self._wanted - len(self._numbers) - self.lent_count) :]
+            self._numbers += free[: len(free) - len(surplus)]
+        for number in surplus:
+            os.close(number)
+        self._refill()
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Make a call that needs a descriptor only while it runs, such as `os.listdir`.
@@ -155,20 +166,12 @@ class SpareDescriptors:
                 self._refill()
                 raise
 
-    def _take_over(self, number: int) -> bool:
+    def _take_over(self, number: int, source: int) -> bool:
         """Close a descriptor and hold its number in one step; False if that is not possible."""
-        with self._lock:
-            source = self._numbers[-1] if self._numbers else None
-        if source is None:
-            os.close(number)
-            self._refill()
-            return True
         try:
             os.dup2(source, number, inheritable=False)
         except OSError:  # the limit was lowered below this number
             return False
-        with self._lock:
-            self._numbers.append(number)
         return True
 
     def _refill(self) -> bool:
@@ -178,6 +181,13 @@ class SpareDescriptors:
                 number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 return False
-            with self._lock:
-                self._numbers.append(number)
+            if not self._keep(number):  # another thread has been quicker
+                os.close(number)
         return True
+
+    def _keep(self, number: int) -> bool:
+        with self._lock:
+            is_wanted = self._is_short
+            if is_wanted:
+                self._numbers.append(number)
+        return is_wanted
