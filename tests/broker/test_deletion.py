@@ -19,6 +19,7 @@ from tests.broker.harness import (
     slow,
 )
 from trio_broker import ErrorCode, RequestError
+from trio_broker.broker.reconciler import Reconciler
 from trio_broker.broker.replica import ReplicaState
 from trio_broker.config import StorageConfig, TopicConfig
 from trio_broker.names import ZERO_TOPIC_ID, TopicPartition
@@ -205,6 +206,30 @@ async def test_files_that_cannot_be_moved_are_an_error_and_are_moved_later(
         assert not left_of(world, old_id)
         assert not run.state.controller.image.deletions
         assert left_of(world, others_id)
+
+
+@simulated
+async def test_a_bug_while_files_are_moved_later_ends_that_and_not_the_broker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_reconciler: Reconciler, _partitions: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with world.running(reraise=False) as run:
+        run.faults_expected = {"controller"}
+        monkeypatch.setattr(Reconciler, "move_away", fail)
+        topic_id = await run.broker.create_topic("orders")
+        await run.broker.create_topic("others")
+        with failing("rename", str(topic_id), errno.EACCES, on=SimFileSystem):
+            with pytest.raises(RequestError, match="could not be moved out of the way"):
+                await run.broker.delete_topic("orders")
+            await trio.sleep(10)
+        assert run.state.supervisor.faults["controller"].count == 1
+        assert await run.broker.produce("others", b"x") == (0, 0)
+        assert topic_id in run.state.controller.image.deletions
+    async with world.running():  # which goes on with it
+        await trio.sleep(10)
+        assert not left_of(world, topic_id)
 
 
 @simulated

@@ -273,7 +273,7 @@ class ReplicaWork:
             work.fault = bug or expected
             work.done.set()
             if afterwards is not None and bug is None:
-                await afterwards()
+                await self._supervisor.absorb("controller", afterwards)
         finally:
             work.done.set()
             del self.under_way[work]
