@@ -72,7 +72,9 @@ class LeakWatch:
         except (StuckIO, OSError):
             return  # the disk is in trouble, which is told elsewhere
         after = fs.open_files()
-        found = self._beyond_bounds(after)
+        await trio.lowlevel.checkpoint()  # each step takes a while where there are 10,000 replicas
+        found = await self._beyond_bounds(after)
+        await trio.lowlevel.checkpoint()
         # What was opened or closed in between is in one of the two.
         known = Counter(file.path for file in before) | Counter(file.path for file in after)
         unknown = Counter(path for path in open_paths if posixpath.basename(path) != LOCK_NAME)
@@ -91,14 +93,16 @@ class LeakWatch:
             logger.info("files held: %s has let go", key)
         state.leaks = leaks
 
-    def _beyond_bounds(self, ledger: Sequence[OpenFile]) -> dict[str, str]:
+    async def _beyond_bounds(self, ledger: Sequence[OpenFile]) -> dict[str, str]:
         """Return a sentence for each owner that holds more files than it may."""
         held: dict[str, list[str]] = {}
         for file in self._state.own_files(ledger):
             held.setdefault(file.owner, []).append(file.path)
             if file.owner.startswith(REPLICA_OWNER_PREFIX):
                 held.setdefault(ALL_REPLICAS, []).append(file.path)
+        await trio.lowlevel.checkpoint()
         bounds = self._bounds()
+        await trio.lowlevel.checkpoint()
         found = {}
         for owner, paths in held.items():
             bound = bounds.get(owner, 0)

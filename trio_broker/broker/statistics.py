@@ -115,7 +115,7 @@ def _collect(state: BrokerState) -> Collecting:
         for summary in sorted(state.coordinator.summaries(), key=lambda group: group.group_id):
             groups.append((yield from _group(state, summary)))
     yield
-    owners = _owners(state)
+    owners = yield from _owners(state)
     yield
     return BrokerStatistics(
         version=__version__,
@@ -154,14 +154,17 @@ def _collect(state: BrokerState) -> Collecting:
     )
 
 
-def _owners(state: BrokerState) -> tuple[OwnerStatistics, ...]:
-    """Count files and tasks by the kind of their owner."""
+def _owners(state: BrokerState) -> Generator[None, None, tuple[OwnerStatistics, ...]]:
+    """Count files and tasks by the kind of their owner; of either there can be ten thousands."""
     files: Counter[str] = Counter()
     size_bytes: Counter[str] = Counter()
-    for file in state.own_files(state.host.fs.open_files()):
+    ledger = state.host.fs.open_files()
+    yield
+    for file in state.own_files(ledger):
         owner = file.owner.partition("/")[0]
         files[owner] += 1
         size_bytes[owner] += file.size_bytes
+    yield
     tasks = count_tasks(state.root_task)
     return tuple(
         OwnerStatistics(
