@@ -40,6 +40,7 @@ from trio_broker.testing.model import Violation
 from trio_broker.testing.sim.network import NetworkFaults
 from trio_broker.testing.sim.run import Result, Simulation, simulate
 from trio_broker.testing.swarm import Swarm
+from trio_broker.testing.workload.operating import operate
 from trio_broker.testing.workload.producing import produce_request
 from trio_broker.testing.workload.world import World, first_violation
 from trio_broker.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
@@ -96,14 +97,18 @@ class Outcome(NamedTuple):
     cut_off: int
 
 
-def calm_swarm() -> Swarm:
-    """Return the surroundings of the moment: nothing is drawn but the schedule and latencies."""
+def calm_swarm(draws: random.Random) -> Swarm:
+    """Return the surroundings of the moment: only durability, schedule and latencies are drawn."""
     config = BrokerConfig(
         data_dir=DATA_DIRECTORY,
         listeners=("server:9092",),
         auto_create_topics=False,
         topic=TopicConfig(retention_ms=-1, file_delete_delay_ms=0),
-        storage=StorageConfig(durability=Durability.FSYNC, ballast_bytes=0),
+        storage=StorageConfig(
+            durability=draws.choice((Durability.FSYNC, *Durability)),
+            shards_per_log_dir=draws.choice((1, 2)),
+            ballast_bytes=0,
+        ),
     )
     return Swarm(
         config=config,
@@ -350,15 +355,14 @@ class Strike:
 
     async def wait_until_it_serves(self) -> Life:
         """Wait until every partition takes records again; return the life in which it does."""
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(2 * PATIENCE_SECONDS):
             if self._world.server.serving is None:
                 self._world.server.new_process()
                 await self._world.start()
+            await operate(self._world)
             life = self._world.server.serving
             assert life is not None
-            while any(log_dir.refusal for log_dir in life.state.log_dirs) or any(  # noqa: ASYNC110
-                replica.refusal for replica in life.state.router.replicas()
-            ):
+            while any(log_dir.refusal for log_dir in life.state.log_dirs):  # noqa: ASYNC110
                 await trio.sleep(0.25)
         return life
 
@@ -376,7 +380,7 @@ async def run_case(case: Case, sim: Simulation) -> Outcome:
     outcome: Outcome | None = None
     try:
         async with trio.open_nursery() as nursery:
-            world = World(sim, calm_swarm(), nursery, violations)
+            world = World(sim, calm_swarm(sim.random("surroundings")), nursery, violations)
             outcome = await _play(case, world)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:

@@ -37,11 +37,11 @@ def test_one_answer_whatever_strikes(
         struck += result.value.has_struck
         answered += result.value.answered
         cut_off += result.value.cut_off
-    assert struck >= runs - 1 > 100 // EVERY
+    assert struck >= runs - 1 > 80 // EVERY
     assert answered + cut_off >= REQUESTS * struck
     with capsys.disabled():
         print(f"\n    {kind}: {struck} strikes, {answered} answered, {cut_off} cut off")
 
 
 def test_the_moment_is_short_and_busy(seed: int) -> None:
-    assert 100 < race.steps_of(seed) <= race.STEPS_MAX
+    assert 80 < race.steps_of(seed) <= race.STEPS_MAX

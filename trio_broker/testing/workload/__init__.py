@@ -10,6 +10,7 @@
 | `members` | members of one group, which come and go |
 | `trimming` | deletes the oldest records |
 | `topics` | creates and deletes topics |
+| `operating` | what an operator does after a failed fsync |
 | `troubles` | stops, crashes, disks, networks and clocks that fail |
 | `sometimes` | rare things that must happen in some runs |
 

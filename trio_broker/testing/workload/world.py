@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 from attrs import frozen
 
-from trio_broker.cluster.embedded import EmbeddedStore
 from trio_broker.config import Durability
 from trio_broker.errors import ErrorCode
-from trio_broker.storage import paths
 from trio_broker.testing import invariants
 from trio_broker.testing.brokers import Ending, Life, SimulatedBroker
 from trio_broker.testing.invariants import Footprint
@@ -27,6 +25,7 @@ from trio_broker.testing.swarm import draw_swarm
 from trio_broker.testing.workload.committing import Committer
 from trio_broker.testing.workload.consuming import Consumer, EmbeddedConsumer
 from trio_broker.testing.workload.members import GroupModel, Member
+from trio_broker.testing.workload.operating import LIVENESS_SECONDS, offline_replicas, operate
 from trio_broker.testing.workload.producing import (
     EmbeddedProducer,
     IdempotentProducer,
@@ -42,14 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from trio_broker.broker.replica import Replica
     from trio_broker.testing.model import PartitionModel
     from trio_broker.testing.sim.run import Simulation
     from trio_broker.testing.swarm import Swarm
     from trio_broker.testing.workload.caller import Caller
 
-#: After trouble is over everything has to work within this.
-LIVENESS_SECONDS = 30.0
 #: Housekeeping looks at everything at least this often, and deletes what it saw the time before.
 HOUSEKEEPING_SECONDS = 65.0
 #: In interval mode, what is older than its interval and this is on the disk.
@@ -277,11 +273,6 @@ def first_violation(group: BaseExceptionGroup[Violation]) -> Violation:
     return error
 
 
-def _metadata_failed(life: Life) -> bool:
-    store = life.state.controller._store
-    return isinstance(store, EmbeddedStore) and bool(store.statistics().failure)
-
-
 class _Run:
     """The phases of one run."""
 
@@ -348,7 +339,7 @@ class _Run:
                 self.troubles.heal()
                 await trio.sleep(SLOW_CALL_SECONDS)
                 await self.troubles.see_to_it_that_it_runs()
-                await self._operate()
+                await operate(self.world)
                 world.calm_since = trio.current_time()
                 world.over.set()
                 await self._wait_until_all_is_well()
@@ -360,41 +351,6 @@ class _Run:
         await writer.run()
         del self._at_work[writer.name]
 
-    async def _operate(self) -> None:
-        """Do what an operator does after a failed fsync: restart, and accept what is lost.
-
-        Only partitions whose acknowledgements do not wait for fsync ask for it, and the metadata
-        store, which commits nothing more until it is opened again.
-        """
-        for accepts_loss in (False, True):
-            deadline = trio.current_time() + LIVENESS_SECONDS
-            while self._offline() and trio.current_time() < deadline:  # noqa: ASYNC110
-                await trio.sleep(_LOOK_SECONDS)
-            offline = self._offline()
-            life = self.server.serving
-            if life is None or not (offline or _metadata_failed(life)):
-                return
-            for replica in offline:
-                if replica.topic.durability is Durability.FSYNC:
-                    raise Violation(f"I10 {replica!r} stays offline: {replica.cause}")
-            await self.world.stop()
-            self.server.new_process()
-            if accepts_loss:
-                for replica in offline:
-                    name = paths.replica_name(replica.topic_partition)
-                    log_dir = replica.shard.log_dir.directory.path
-                    self._touch(f"{log_dir}/{name}/{paths.ACCEPT_LOSS_NAME}")
-            await self.world.start()
-
-    def _touch(self, path: str) -> None:
-        opened = self.server.fs.step(partial(self.server.fs.open, create=True), (path, "operator"))
-        opened.close()  # type: ignore[attr-defined] # it is a file
-
-    def _offline(self) -> list[Replica]:
-        life = self.server.serving
-        assert life is not None
-        return [replica for replica in life.state.router.replicas() if replica.refusal]
-
     async def _wait_until_all_is_well(self) -> None:
         """I10: every partition is online, everything is written and read, in bounded time."""
         late = ["nobody has looked"]
@@ -403,7 +359,7 @@ class _Run:
             if trio.current_time() > deadline:
                 raise Violation(f"I10 {LIVENESS_SECONDS:g} s after all trouble: {'; '.join(late)}")
             await trio.sleep(_LOOK_SECONDS)
-            late = [f"{replica!r} ({replica.cause})" for replica in self._offline()]
+            late = [f"{replica!r} ({replica.cause})" for replica in offline_replicas(self.server)]
             late += [f"{name} is still at work" for name in self._at_work]
             for consumer in self.consumers:
                 late += consumer.is_behind()
