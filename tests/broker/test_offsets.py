@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import trio
 
-from tests.broker.harness import World, codes, failing, running, simulated
+from tests.broker.harness import World, codes, failing, running, simulated, slow
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.config import Durability, GroupConfig
 from trio_broker.names import OFFSETS_TOPIC_NAME, ZERO_TOPIC_ID
@@ -280,6 +280,23 @@ async def test_offsets_that_cannot_be_read_at_the_start_are_not_taken_for_none(
                 assert await commit(client, 60) == [0]
     async with world.running(group=group) as run, world.connect() as client:
         assert (await committed(client))["orders"][0][1] == 60
+
+
+@simulated
+async def test_groups_are_there_however_long_their_topic_took_to_make(world: World) -> None:
+    """Who asked first is told to come again; whoever asks once it is there gets an answer."""
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            with slow("/data/logs", 4.0):
+                with trio.move_on_after(20):
+                    while await commit(client, 1) != [ErrorCode.NONE]:  # noqa: ASYNC110
+                        await trio.sleep(0.5)
+                routed = run.state.router.by_name[OFFSETS_TOPIC_NAME]
+                assert None in routed.replicas, "it was made sooner than this test believes"
+            with trio.fail_after(200):
+                while await commit(client, 2) != [ErrorCode.NONE]:  # noqa: ASYNC110
+                    await trio.sleep(0.5)
 
 
 @simulated

@@ -283,6 +283,18 @@ def test_files_that_cannot_be_removed_are_tried_again(
     assert sim_bench.log.unlink_deleted_job(NOW_MS) is None
 
 
+def test_a_clock_that_jumps_back_does_not_put_off_the_removal_of_files(bench: Bench) -> None:
+    fill(bench, retention_bytes=2500, file_delete_delay_ms=1000)
+    assert delete(bench, NOW_MS + 3_600_000)
+    assert bench.log.unlink_deleted_job(NOW_MS + 3_600_500) is None
+    assert bench.log.upkeep_due_ms(NOW_MS + 3_600_500) == NOW_MS + 3_601_000
+    assert bench.log.upkeep_due_ms(NOW_MS) == NOW_MS
+    job = bench.log.unlink_deleted_job(NOW_MS)
+    assert job is not None
+    run_inline(job)
+    assert not [name for name in bench.names() if name.endswith(paths.DELETED_SUFFIX)]
+
+
 def test_files_are_not_forgotten_if_their_removal_never_begins(bench: Bench) -> None:
     fill(bench, retention_bytes=2500, file_delete_delay_ms=0)
     assert delete(bench)

@@ -48,16 +48,24 @@ class DoomedFiles:
 
     def due_ms(self, delay_ms: int, now_ms: int) -> int | None:
         """Return when something is to be removed next, None if there is nothing."""
-        dues = [doomed.deleted_ms + delay_ms for doomed in self._waiting]
+        dues = [
+            now_ms if _is_due(doomed, delay_ms, now_ms) else doomed.deleted_ms + delay_ms
+            for doomed in self._waiting
+        ]
         if self.due:
             dues.append(now_ms + RETRY_MS)
         return min(dues, default=None)
 
-    def take(self, latest_ms: int) -> list[str]:
-        """Make due what was deleted at `latest_ms` or before, and return `due`, sorted."""
-        taken = [doomed for doomed in self._waiting if doomed.deleted_ms <= latest_ms]
-        self._waiting = [doomed for doomed in self._waiting if doomed.deleted_ms > latest_ms]
+    def take(self, delay_ms: int, now_ms: int) -> list[str]:
+        """Make due what was deleted `delay_ms` ago or before, and return `due`, sorted."""
+        taken = [doomed for doomed in self._waiting if _is_due(doomed, delay_ms, now_ms)]
+        self._waiting = [d for d in self._waiting if not _is_due(d, delay_ms, now_ms)]
         self.size_bytes -= sum(doomed.size_bytes for doomed in taken)
         found = {path for doomed in taken for path in doomed.paths}
         self.due = sorted(found.union(self.due))
         return self.due
+
+
+def _is_due(doomed: _Doomed, delay_ms: int, now_ms: int) -> bool:
+    """Whether files have waited for long enough; those from a clock that was ahead have."""
+    return doomed.deleted_ms + delay_ms <= now_ms or doomed.deleted_ms > now_ms

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_broker.config import INT64_MAX
 from trio_broker.storage import maintenance
 from trio_broker.storage.files import noting_failed_sync
 from trio_broker.storage.index import SegmentIndex
@@ -164,7 +163,7 @@ class LogRetention(LogUpkeep):
             cannot remove is left for the next time.
         """
         delay_ms = 0 if at_once else self.config.file_delete_delay_ms
-        doomed = self._doomed.take(INT64_MAX if at_once else now_ms - delay_ms)
+        doomed = self._doomed.take(delay_ms, now_ms)
         if not doomed:
             return None
         self._has_removed_names = True
