@@ -154,6 +154,32 @@ async def test_a_refused_first_batch_is_not_overtaken_when_the_replica_is_back(
 
 
 @simulated
+async def test_a_refused_second_batch_does_not_keep_the_queued_first_one_from_being_stored(
+    world: World,
+) -> None:
+    first, second = (
+        make_batch(b"%d" % n, producer_id=7, producer_epoch=0, base_sequence=n) for n in range(2)
+    )
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        shard = run.replica("orders").shard
+        async with world.connect() as client:
+            await shard.changes.acquire()  # so that the first one stays in the queue
+            await client.send(produce_request(make_batch(b"in the writer's hands")), 9)
+            await client.send(produce_request(first), 9)
+            await trio.sleep(1)
+            shard.log_dir.keeper.refusal = "the budget is used up"
+            await client.send(produce_request(second), 9)
+            await trio.sleep(1)
+            shard.log_dir.keeper.refusal = None
+            shard.changes.release()
+            found = [await client.receive(produce_request(b""), 9) for _ in range(3)]
+            codes = [each.responses[0].partition_responses[0].error_code for each in found]
+            assert codes == [ErrorCode.NONE, ErrorCode.NONE, ErrorCode.POLICY_VIOLATION]
+            assert (await client.produce(second)).error_code == 0
+
+
+@simulated
 async def test_a_hung_disk_holds_up_nobody_on_another_one(world: World) -> None:
     async with world.running(**TWO_DISKS) as run:
         run.faults_expected = {"log dir /disk-a"}

@@ -224,6 +224,16 @@ class Replica:
             self.refuse_sequence(slot.header)
         slot.refuse(code, message)
 
+    def refuse_ahead(self, slot: AppendSlot, code: ErrorCode, message: str | None) -> None:
+        """Answer a batch before those that are queued: what becomes of them is not known yet.
+
+        If one of them is of the same producer, that one decides which sequence is expected next.
+        """
+        if slot.header is not None and self.shard.has_queued(self, slot.header.producer_id):
+            slot.refuse(code, message)
+        else:
+            self.refuse(slot, code, message)
+
     def refuse_sequence(self, header: BatchHeader) -> None:
         """Take note that a batch is not stored, or a later one of a new producer would overtake it.
 

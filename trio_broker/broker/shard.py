@@ -120,6 +120,15 @@ class Shard(ShardUpkeep):
         """Whether more may be queued; a connection that finds none waits in `wait_for_room`."""
         return self.queued_bytes < self._config.write_queue_bytes_max
 
+    def has_queued(self, replica: Replica, producer_id: int) -> bool:
+        """Whether a batch of an idempotent producer waits for the writer."""
+        return producer_id >= 0 and any(
+            slot.replica is replica
+            and slot.header is not None
+            and slot.header.producer_id == producer_id
+            for slot in self._queue
+        )
+
     async def wait_for_room(self) -> None:
         """Wait until the queue is below its bound. Cancellation has no other effect."""
         while not self.has_room:

@@ -242,7 +242,7 @@ def _queue_batch(
     slot.header = verdict
     refusal = replica.shard.log_dir.refusal
     if refusal is not None and not replica.refusal:
-        replica.refuse(slot, *refusal)
+        replica.refuse_ahead(slot, *refusal)
         return
     slot.replica = replica
     slot.buffer = span if keep_spans else bytes(span)
