@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 import trio
@@ -25,11 +25,9 @@ from trio_broker.config import StorageConfig, TopicConfig
 from trio_broker.names import ZERO_TOPIC_ID, TopicPartition
 from trio_broker.storage import log_dir as log_dir_module
 from trio_broker.storage import paths
+from trio_broker.storage.disk_state import DiskState
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 
 def delete_request(*names: str, timeout_ms: int = 30_000) -> DeleteTopicsRequest:
@@ -288,6 +286,22 @@ async def test_a_hung_call_is_waited_for_before_the_topic_counts_as_deleted(
         assert not open_of(world, topic_id)
         assert not left_of(world, topic_id)
         assert not run.state.controller.image.deletions
+
+
+@simulated
+async def test_strange_directories_that_may_not_be_moved_do_not_count_against_the_disk(
+    world: World,
+) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+    strangers = [f"{UUID(int=number)}-0" for number in range(1, 6)]
+    for name in strangers:
+        world.fs.prepare_directory(f"/data/logs/{name}")
+    with failing("rename", "00000000-0000", errno.EACCES, on=SimFileSystem) as met:
+        async with world.running() as run:
+            assert len(met) == len(strangers)
+            assert run.state.log_dirs[0].health.state is DiskState.OK
+            assert await run.broker.produce("orders", b"x") == (0, 0)
 
 
 # ------------------------------------------------------------------------------- giving space back

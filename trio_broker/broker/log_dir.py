@@ -160,7 +160,7 @@ class LogDir:
         )
 
     def removal_failed(self, error: StorageError | OSError) -> None:
-        """Take note of files of deleted replicas that could not be moved or removed."""
+        """Take note of files that nobody needs, and that could not be moved or removed."""
         self._refused(error, self.health.removal_refused, "a removal was refused")
 
     def _refused(
@@ -272,7 +272,7 @@ class LogDir:
             try:
                 place = await self.lane.run(self.directory.quarantine_job(name))
             except (StorageError, OSError) as error:
-                self.write_failed(error)
+                self.removal_failed(error)
             else:
                 logger.warning("no topic is known for %s: moved to %s", name, place)
         return done
