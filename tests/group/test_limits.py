@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.group.harness import Harness, frozen_state
 from trio_broker.errors import ErrorCode
 from trio_broker.group.classic_group import Tally
-from trio_broker.group.commands import JoinReply
+from trio_broker.group.commands import JoinReply, LeavingMember
 
 E = ErrorCode
 
@@ -137,3 +137,12 @@ def test_the_memory_of_committed_offsets_is_bounded() -> None:
     assert two.codes(two.delete_groups("g")) == (E.NONE,)
     assert total.offsets_bytes == one.machine._groups.tally.offsets_bytes
     assert two.codes(two.commit({("v", 0): 1}, metadata=note)) == (E.NONE,)
+
+
+def test_a_static_member_that_comes_back_under_another_client_id_counts_as_what_it_is() -> None:
+    world = Harness(membership_bytes_max=65_536)
+    for _ in range(40):  # each left the difference behind, until nobody could join any more
+        world.joined(world.join(instance="i", client_id="long" * 500))
+        member_id = world.joined(world.join(instance="i", client_id="short")).member_id
+        world.leave(LeavingMember(member_id, "i"))
+        assert world.machine.membership_bytes == 0

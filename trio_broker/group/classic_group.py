@@ -280,9 +280,15 @@ class ClassicGroup:
         self.pending_members.pop(member_id, None)
         self.unsynced_members.pop(member_id, None)
 
-    def rename(self, member: Member, new_member_id: str) -> None:
+    def rename(
+        self, member: Member, new_member_id: str, *, client_id: str, client_host: str
+    ) -> None:
         """Give a static member that came back its new id, with all that the old one had."""
         assert member.group_instance_id is not None
+        before_bytes = member.size_bytes
+        member.client_id = client_id
+        member.client_host = client_host
+        self._tally.add(size_bytes=member.size_bytes - before_bytes)
         old_member_id = member.member_id
         self.members = {
             new_member_id if known_id == old_member_id else known_id: known

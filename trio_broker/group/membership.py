@@ -263,9 +263,9 @@ class Membership:
         rebalances.answer_sync(turn, member, SyncReply(ErrorCode.FENCED_INSTANCE_ID))
         self._timers.cancel(TimerKey(TimerKind.SESSION, group.group_id, member.member_id))
         turn.note(group.group_id, f"static member {member.member_id!r} is now {member_id!r}")
-        group.rename(member, member_id)
-        member.client_id = request.client_id
-        member.client_host = request.client_host
+        group.rename(
+            member, member_id, client_id=request.client_id, client_host=request.client_host
+        )
         member.is_new = False
         self._update(group, member, request)
         rebalances.park_join(turn, member, token)
