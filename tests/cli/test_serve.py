@@ -60,6 +60,7 @@ def test_a_directory_in_use_is_refused_with_1(tmp_path: Path) -> None:
         said = refused(tmp_path / "data", "--listen", "127.0.0.1:0")
     assert "cannot start" in said
     assert str(tmp_path / "data") in said
+    assert "Stop the broker that has it, or name another directory with --data-dir." in said
 
 
 def test_a_directory_of_another_node_is_refused_with_2(tmp_path: Path) -> None:
@@ -74,7 +75,16 @@ def test_a_port_in_use_is_refused_with_1(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert address in refused(tmp_path / "data", "--listen", address)
+        said = refused(tmp_path / "data", "--listen", address)
+    assert f"cannot start: cannot listen on {address}: Address already in use\n" in said
+    assert "take another port with --listen or --http" in said
+
+
+def test_a_directory_that_cannot_be_made_is_refused_with_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory")
+    said = refused(tmp_path / "file" / "data", "--listen", "127.0.0.1:0")
+    assert f"cannot start: {tmp_path / 'file'}" in said
+    assert "Name a directory that this user can make and write to." in said
 
 
 def test_several_addresses_get_a_line_each(tmp_path: Path) -> None:

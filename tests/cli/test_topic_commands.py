@@ -38,7 +38,7 @@ def test_what_is_refused_ends_with_1_and_kafka_s_name(
     for arguments, name in (
         (["topic", "create", topic], "TOPIC_ALREADY_EXISTS"),
         (["topic", "create", "a/b"], "INVALID_TOPIC_EXCEPTION"),
-        (["topic", "create", "x", "-c", "retention.mss=1"], "INVALID_CONFIG"),
+        (["topic", "create", "x", "--set", "retention.mss=1"], "INVALID_CONFIG"),
         (["topic", "create", "x", "-r", "3"], "INVALID_REPLICATION_FACTOR"),
         (["topic", "describe", "not-there"], "UNKNOWN_TOPIC_OR_PARTITION"),
         (["topic", "alter", topic, "-s", "cleanup.policy=shred"], "INVALID_CONFIG"),

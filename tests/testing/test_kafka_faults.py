@@ -276,7 +276,7 @@ def test_all_connections_at_once(
 def test_mistakes_are_told_at_once(kafka_faults: KafkaFaults) -> None:
     with pytest.raises(ValueError, match="there is no API 'Producer'"):
         kafka_faults.error("Producer", "NOT_LEADER_OR_FOLLOWER")
-    with pytest.raises(ValueError, match="there is no error 'NOT_LEADER'"):
+    with pytest.raises(ValueError, match="'NOT_LEADER', is it 'NOT_LEADER_OR_FOLLOWER'"):
         kafka_faults.error("Produce", "NOT_LEADER")
     fault = kafka_faults.error("Produce", "NOT_LEADER_OR_FOLLOWER")
     with pytest.raises(NotReached, match="0 requests of PRODUCE met the fault"):

@@ -115,6 +115,7 @@ def serve(
     from trio_broker.broker.server_main import run_server
     from trio_broker.broker.service_notifier import ServiceManager
     from trio_broker.cli.logs import logging_to_stderr
+    from trio_broker.cli.start_failures import hint_for, text_of_failure
     from trio_broker.errors import ConfigError, TrioBrokerError
     from trio_broker.settings.resolve import without_effect
 
@@ -142,7 +143,9 @@ def serve(
                 )
             )
         except (TrioBrokerError, OSError) as error:
-            click.echo(f"trio-broker: cannot start: {error}", err=True)
+            click.echo(f"trio-broker: cannot start: {text_of_failure(error)}", err=True)
+            if not isinstance(error, ConfigError):
+                click.echo(f"  {hint_for(error)}", err=True)
             # A directory of another node is a mistake that stays: nobody should start it again.
             code = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     sys.exit(code)

@@ -43,6 +43,7 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say whether it wou
 @click.option(
     "-c",
     "--config",
+    "--set",  # as `alter` has it
     "configs",
     metavar="KEY=VALUE",
     type=Assignment(),

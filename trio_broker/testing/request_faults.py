@@ -8,6 +8,7 @@ of other threads into it.
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -57,7 +58,9 @@ def error_code(code: ErrorCode | str) -> ErrorCode:
         try:
             return ErrorCode[code]
         except KeyError:
-            raise ValueError(f"there is no error {code!r}") from None
+            near = get_close_matches(code.upper(), ErrorCode.__members__, 1, 0.4)
+            hint = f", is it {near[0]!r}?" if near else ""
+            raise ValueError(f"there is no error {code!r}{hint}") from None
     return ErrorCode(code)
 
 
