@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\(([^)#\s:]*)#([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def run_in(folder: Path, *arguments: str) -> str:
@@ -36,6 +38,47 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = HEADING.findall(page.read_text("utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_to_headings_lead_somewhere() -> None:
+    missing = [
+        f"{page.relative_to(ROOT)}: {target}#{anchor}"
+        for page in PAGES
+        for target, anchor in ANCHOR.findall(page.read_text("utf-8"))
+        if anchor not in anchors_of(page.parent / target if target else page)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("index", ["README.md", "docs/README.md"])
+def test_every_page_is_listed(index: str) -> None:
+    page = ROOT / index
+    listed = {(page.parent / link).resolve() for link in LINK.findall(page.read_text("utf-8"))}
+    decisions = {path for path in PAGES if path.match("docs/decisions/0*.md")}  # have a list
+    indexes = {ROOT / "README.md", ROOT / "docs" / "README.md"}
+    missing = set(PAGES) - listed - decisions - indexes
+    assert not sorted(str(path.relative_to(ROOT)) for path in missing)
+
+
+def test_the_overview_says_what_every_folder_is_for() -> None:
+    page = (ROOT / "docs" / "architecture" / "overview.md").read_text("utf-8")
+    named = set(re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE))
+    folders = (ROOT / "trio_broker").glob("*/__init__.py")
+    assert named == {folder.parent.name for folder in folders}
+
+
+def test_the_task_tree_names_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture" / "task-tree.md").read_text("utf-8")
+    folder = ROOT / "trio_broker" / "broker"
+    names = set(re.findall(r"\b\w+\.py\b", page))
+    assert names
+    assert not [name for name in sorted(names) if not (folder / name).exists()]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
