@@ -170,6 +170,7 @@ class Groups(RuleBasedStateMachine):
             client.member_id,
             instance=client.instance,
             version=version,
+            client_id="c" * version,
             protocols=protocols,
             session_ms=SESSION_MS,
             rebalance_ms=REBALANCE_MS,
