@@ -171,6 +171,8 @@ def test_the_ledger_lists_open_files_with_their_owners(machine: Machine, fs: Fil
     listed = [(entry.path, entry.owner) for entry in fs.open_files()]
     assert listed == [(machine.path("a"), "replica/1"), (machine.path("b"), "replica/2")]
     assert (first.path, first.owner) == listed[0]
+    assert [entry.path for entry in fs.open_files({"replica/2", "nobody"})] == [machine.path("b")]
+    assert not fs.open_files(())
     first.close()
     assert [entry.owner for entry in fs.open_files()] == ["replica/2"]
     assert fs.open_files()[0].opened_at > 1_600_000_000

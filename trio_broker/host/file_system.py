@@ -29,7 +29,7 @@ from trio_broker.host.ledger import FileLedger
 from trio_broker.host.spares import SpareDescriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -202,9 +202,12 @@ class RealFileSystem:
                     break
         return found
 
-    def open_files(self) -> Sequence[OpenFile]:
-        """Return every file open through this object, also those whose close is deferred."""
-        return [OpenFile(f.path, f.owner, f.opened_at, f.size) for f in self._ledger.files()]
+    def open_files(self, owners: Collection[str] | None = None) -> Sequence[OpenFile]:
+        """Return the files open through this object, also those whose close is deferred."""
+        files = self._ledger.files()
+        if owners is not None:
+            files = [file for file in files if file.owner in owners]
+        return [OpenFile(f.path, f.owner, f.opened_at, f.size) for f in files]
 
     def spare_descriptors(self, count: int) -> AbstractContextManager[None]:
         """See `interface.FileSystem.spare_descriptors`."""

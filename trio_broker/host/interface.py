@@ -18,7 +18,7 @@ returns what it found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from attrs import frozen
@@ -192,8 +192,12 @@ class FileSystem(Protocol):
         `` (deleted)``.
         """
 
-    def open_files(self) -> Sequence[OpenFile]:
-        """Return every file open through this object. Safe on the event loop."""
+    def open_files(self, owners: Collection[str] | None = None) -> Sequence[OpenFile]:
+        """Return the files that are open through this object. Safe on the event loop.
+
+        Args:
+            owners: whose, which is quicker where there are thousands; None: everybody's.
+        """
 
     def spare_descriptors(self, count: int) -> AbstractContextManager[None]:
         """Hold `count` descriptors back for the length of a block. Safe on the event loop.

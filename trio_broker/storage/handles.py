@@ -200,5 +200,4 @@ def _is_needed(segment: Segment) -> bool:
 
 def open_files_of(fs: FileSystem, *owners: str) -> list[OpenFile]:
     """Return what the handle ledger shows open for some owners."""
-    wanted = frozenset(owners)
-    return [file for file in fs.open_files() if file.owner in wanted]
+    return list(fs.open_files(frozenset(owners)))

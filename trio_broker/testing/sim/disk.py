@@ -56,7 +56,7 @@ from trio_broker.testing.sim.volume import ENDLESS_BYTES, Volume, os_error
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 #: Receives one simulated event for the trace: what happened, and numbers that belong to it.
 Note: TypeAlias = "Callable[..., None]"
@@ -534,11 +534,15 @@ class SimFileSystem:
         prefixes = tuple(f"{directory}/" for directory in directories)
         return [file.path for file in self.open_files() if file.path.startswith(prefixes)]
 
-    def open_files(self) -> Sequence[OpenFile]:
-        """Return every open file in order of opening; none once the power has failed."""
+    def open_files(self, owners: Collection[str] | None = None) -> Sequence[OpenFile]:
+        """Return the open files in order of opening; none once the power has failed."""
         if not self.alive:
             return ()
-        return [OpenFile(f.path, f.owner, f.opened_at, f.size) for f in self._files]
+        return [
+            OpenFile(f.path, f.owner, f.opened_at, f.size)
+            for f in self._files
+            if owners is None or f.owner in owners
+        ]
 
     @contextmanager
     def spare_descriptors(self, count: int) -> Iterator[None]:
