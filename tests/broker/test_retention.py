@@ -26,6 +26,7 @@ from tests.broker.retained import (
     sleep_until_ms,
 )
 from trio_broker import ErrorCode
+from trio_broker.broker.handlers import delete_records
 from trio_broker.broker.housekeeping import CLOCK_LOOK_SECONDS
 from trio_broker.config import DAY_MS, MIB, StorageConfig, TopicConfig
 from trio_broker.storage.log import Log
@@ -33,6 +34,7 @@ from trio_broker.storage.pressure import PIECE_BYTES_MIN
 from trio_broker.storage.retention import DeletionReason
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.testing.sim.run import Simulation, simulate
+from trio_broker.wire.messages.delete_records import DeleteRecordsPartition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,6 +204,25 @@ async def test_space_of_deleted_records_is_given_back_without_a_write(world: Wor
         await trio.sleep(0.2)
         assert replica.log.deleted_bytes == 0
         assert not [path for path in world.fs.tree() if path.endswith(".log.deleted")]
+
+
+@simulated
+async def test_a_repeated_request_to_delete_records_is_not_believed_done(world: World) -> None:
+    """The first one was refused by the disk; success has to mean that a restart knows of it."""
+    async with world.running(**DEFAULTS) as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("events")
+        await run.broker.produce("events", b"x")
+        routed = run.state.router.by_name["events"]
+        wanted = DeleteRecordsPartition(partition_index=0, offset=1)
+        world.fs.faults = DiskFaults(capacity_bytes=world.fs.used_bytes)
+        for _ in range(2):
+            refused = await delete_records._delete(routed, wanted)
+            assert refused.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+        world.fs.faults = DiskFaults()
+        done = await delete_records._delete(routed, wanted)
+        assert (done.error_code, done.low_watermark) == (0, 1)
+        assert not run.replica("events").log.checkpoint_due
 
 
 @simulated

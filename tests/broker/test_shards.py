@@ -25,6 +25,7 @@ from tests.conftest import open_descriptors
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.config import Durability, TopicConfig
+from trio_broker.errors import SyncFailed
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
@@ -84,6 +85,28 @@ async def test_a_failed_fsync_takes_its_log_dir_and_nothing_else(world: World) -
             assert (answer.error_code, answer.base_offset) == (0, 1)
         values = [record.value async for record in records(run, bad)]
         assert values == [b"x" * 100, b"after"]
+
+
+@simulated
+async def test_a_replica_that_came_online_on_a_failed_disk_is_brought_back_too(
+    world: World,
+) -> None:
+    """It was being opened when the log dir failed; its own failed fsync comes second."""
+    async with world.running() as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("orders")
+        replica = run.replica("orders")
+        log_dir = replica.shard.log_dir
+        async with world.connect() as client:
+            assert (await client.produce(make_batch(b"1"))).error_code == 0
+            log_dir.fail(SyncFailed("/data/logs", errno.EIO))
+            replica.go_online(replica.log)  # as its opening does that has begun before
+            replica.log.mark_broken()
+            log_dir.fail(SyncFailed(replica.log.directory, errno.EIO))
+            assert replica.state is ReplicaState.OFFLINE
+            await eventually(lambda: not replica.refusal)
+            answer = await client.produce(make_batch(b"2"))
+            assert (answer.error_code, answer.base_offset) == (0, 1)
 
 
 async def records(run: Running, replica: Replica) -> Any:

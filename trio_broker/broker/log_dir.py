@@ -19,6 +19,7 @@ import trio
 from trio_broker.broker.deleted_replicas import DeletedReplicas
 from trio_broker.broker.disk_guard import DiskGuard
 from trio_broker.broker.paced_log import DeletionLog, PacedLog
+from trio_broker.broker.replica import ReplicaState
 from trio_broker.broker.shard import Shard
 from trio_broker.broker.space_keeper import SpaceKeeper
 from trio_broker.errors import ErrorCode, StorageError
@@ -147,6 +148,7 @@ class LogDir:
     def fail(self, error: BaseException) -> None:
         """Take every replica of this log dir offline: what the disk holds is no longer known."""
         if self.is_failed:
+            self._take_offline()  # also one that was being opened when it failed, and is online now
             return
         self.health.fail(str(error))
         self._after_change()
@@ -182,10 +184,14 @@ class LogDir:
         if health.state in {DiskState.LOW, DiskState.DEGRADED}:
             self.keeper.press()
         if health.state is DiskState.FAILED:
-            for shard in self.shards:
-                for replica in list(shard.replicas.values()):
+            self._take_offline()
+
+    def _take_offline(self) -> None:
+        for shard in self.shards:
+            for replica in list(shard.replicas.values()):
+                if replica.state is not ReplicaState.OFFLINE:
                     replica.go_offline(self.produce_refusal or "")
-            self._state.flusher.flush()
+        self._state.flusher.flush()
 
     async def disk_changed(self, before: DiskState) -> None:
         """Do what a change of the disk's state asks for; called by the disk guard."""

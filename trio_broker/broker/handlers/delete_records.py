@@ -73,7 +73,8 @@ async def _delete(
     if not 0 <= offset <= replica.high_watermark:
         return _failed(wanted, ErrorCode.OFFSET_OUT_OF_RANGE)
     start = replica.log.log_start_offset
-    if offset > start:
+    if offset > start or replica.log.checkpoint_due:
+        # Also if an earlier request has moved it, and the disk would not take that.
         if not await replica.shard.advance_start_offset(replica, offset):
             return _failed(wanted, replica.refusal or ErrorCode.KAFKA_STORAGE_ERROR)
         start = max(start, offset)
