@@ -222,6 +222,23 @@ async def test_close_wakes_who_waits() -> None:
             await listener.accept()
 
 
+async def test_a_listener_closed_while_a_client_comes_is_closed_and_nothing_else() -> None:
+    """The task that accepts may have been woken before the close and run after it."""
+
+    async def accept(listener: RealListener) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            while True:
+                (await listener.accept()).close()
+
+    for _ in range(50):  # which of two tasks runs first is chance
+        async with listening() as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(accept, listener)
+            await wait_all_tasks_blocked()
+            with socket.create_connection(("127.0.0.1", listener.port)):
+                await trio.lowlevel.checkpoint()
+                listener.close()
+
+
 async def test_a_reset_connection_is_broken() -> None:
     async with connected() as (near, far):
         near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

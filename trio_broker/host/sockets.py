@@ -181,6 +181,8 @@ class RealListener:
             if self._descriptor < 0:
                 raise trio.ClosedResourceError
             await wait_readable(self._descriptor)
+            if self._descriptor < 0:  # closed after this task was woken, and before it ran
+                raise trio.ClosedResourceError
             try:
                 accepted, address = self._socket.accept()
             except BlockingIOError:
