@@ -163,9 +163,7 @@ async def _look(client: Client) -> dict[str, Any]:
         f"log dir {row['path']} of broker {row['node_id']}: {row['error']}" for row in offline
     ]
     reasons += [
-        f"log dir {row['path']} of broker {row['node_id']}: {size_text(row['usable_bytes'])} of "
-        f"{size_text(row['total_bytes'])} free, which is too little to take records"
-        for row in full
+        f"log dir {row['path']} of broker {row['node_id']}: {_why_full(row)}" for row in full
     ]
     if described.controller == NOBODY:
         reasons.append("there is no controller")
@@ -188,6 +186,19 @@ def _is_full(row: Mapping[str, Any]) -> bool:
     if total_bytes is None or usable_bytes is None:
         return False
     return bool(usable_bytes < thresholds(total_bytes).degraded_bytes)
+
+
+def _why_full(row: Mapping[str, Any]) -> str:
+    """Say that no records are taken. This broker says of nothing else that no byte is usable."""
+    if row["usable_bytes"]:
+        return (
+            f"{size_text(row['usable_bytes'])} of {size_text(row['total_bytes'])} free, which is "
+            "too little to take records"
+        )
+    return (
+        "takes no records, because the disk is full or the logs may not grow (storage.bytes_max); "
+        "delete records or topics, shorten their retention, or give it more room"
+    )
 
 
 def _print_health(value: Mapping[str, Any]) -> None:
