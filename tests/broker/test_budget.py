@@ -26,7 +26,9 @@ from tests.broker.retained import (
     now_ms,
 )
 from trio_broker import BrokerConfig, ErrorCode
+from trio_broker.admin.health import reasons
 from trio_broker.broker.space_keeper import LOOK_SECONDS
+from trio_broker.broker.statistics import health_facts
 from trio_broker.config import DAY_MS, KIB, MIB, StorageConfig
 from trio_broker.errors import RequestError
 from trio_broker.group.commands import CommitOffsets
@@ -111,6 +113,10 @@ async def test_what_is_promised_is_refused_rather_than_deleted(world: World) -> 
         assert kept(run, "events") == 0, "it gave way first"
         before = kept(run, "kept")
         assert not deleted(run, "kept")
+        [reason] = reasons(health_facts(run.state))
+        assert reason.startswith(
+            "log dir /data/logs takes no records: the logs of this broker take "
+        )
         async with world.connect() as client:
             for topic in ("kept", "events"):
                 answer = await client.produce(make_batch(timestamp_ms=now_ms(world)), topic=topic)
@@ -122,6 +128,7 @@ async def test_what_is_promised_is_refused_rather_than_deleted(world: World) -> 
         # It ends by itself once there is room: here because of age ...
         await trio.sleep(300 + LOOK_SECONDS)
         assert kept(run, "kept") < before
+        assert not reasons(health_facts(run.state))
         await run.broker.produce("kept", b"x")
         # ... and here because a topic goes.
         await fill_until_refused(run, "kept")

@@ -43,6 +43,24 @@ def test_collecting_loads_neither_trio_nor_the_broker(
     result.assert_outcomes(passed=2)
 
 
+def test_a_mark_with_a_mistake_is_told_what_it_takes(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.kafka_topic(partitons=3)
+        def test_name(kafka_topic): ...
+
+        @pytest.mark.kafka_topic(3)
+        def test_position(kafka_topic): ...
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(errors=2)
+    takes = "kafka_topic takes these, by name: configs, partitions, prefix"
+    assert result.stdout.str().count(takes) >= 2
+
+
 def test_a_broker_in_a_thread_needs_no_pytest() -> None:
     code = (
         "import sys\n"

@@ -29,7 +29,6 @@ from trio_broker.testing import (
     wait_for_records,
 )
 from trio_broker.testing.sim.run import Simulation, simulate
-from trio_broker.wire.api import ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,9 +131,7 @@ async def test_data_outlives_a_broker_on_one_machine() -> None:
 
 async def test_faults_of_requests_without_a_thread() -> None:
     faults = RequestFaults()
-    fault = ErrorFault(
-        api=ApiKey.PRODUCE, code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, topic="secret"
-    )
+    fault = ErrorFault(api="Produce", code="TOPIC_AUTHORIZATION_FAILED", topic="secret")
     faults.add(fault)
     async with memory_broker(interceptor=faults) as broker, open_client(broker=broker) as client:
         for topic in ("secret", "open"):

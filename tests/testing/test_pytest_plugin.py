@@ -430,9 +430,9 @@ def test_the_machine_is_out_of_bounds(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(failed=3, passed=1)
     result.stdout.fnmatch_lines(
         [
-            "*RealClockInSimulation: time.time() in a simulation, by test_time (*.py:8)",
-            "*RealClockInSimulation: monotonic() in a simulation, by test_bound_early (*.py:12)",
-            "*RealClockInSimulation: datetime.now() in a simulation, by test_datetime (*.py:16)",
+            "*: time.time() in a simulation, by test_time (*.py:8); take `trio.current_time()`*",
+            "*RealClockInSimulation: monotonic() in a simulation, by test_bound_early (*.py:12);*",
+            "*RealClockInSimulation: datetime.now() in a simulation, by test_datetime (*.py:16);*",
         ]
     )
 

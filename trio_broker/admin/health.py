@@ -63,6 +63,7 @@ class LogDirHealth:
         path: where it is.
         state: ok, or what is wrong with it.
         cause: why it is not ok, else empty.
+        over_budget: why its logs may not grow, although the disk has room; else empty.
         free_bytes: None until measured.
         total_bytes: None until measured.
         shards: by index.
@@ -74,6 +75,7 @@ class LogDirHealth:
     free_bytes: int | None
     total_bytes: int | None
     shards: tuple[ShardHealth, ...]
+    over_budget: str = ""
 
 
 @frozen(kw_only=True)
@@ -161,6 +163,8 @@ def reasons(facts: HealthFacts) -> list[str]:
         if log_dir.state != _DISK_OK:
             why = f": {log_dir.cause}" if log_dir.cause else ""
             found.append(f"log dir {log_dir.path} is {log_dir.state}{why}")
+        if log_dir.over_budget:
+            found.append(f"log dir {log_dir.path} takes no records: {log_dir.over_budget}")
         for shard in log_dir.shards:
             name = f"shard {shard.index} of log dir {log_dir.path}"
             if shard.stuck_seconds > _STUCK_SECONDS:

@@ -339,6 +339,7 @@ def _log_dir_health(state: BrokerState, log_dir: LogDir) -> LogDirHealth:
         shards=tuple(
             _shard_health(state, index, shard) for index, shard in enumerate(log_dir.shards)
         ),
+        over_budget=_printable(log_dir.keeper.refusal or ""),
     )
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trio_broker.testing.threaded_broker import BrokerThread
 
 _MARK = "kafka_topic"
+#: What `BrokerThread.topic` takes.
+_MARK_TAKES = frozenset({"configs", "partitions", "prefix"})
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,6 +71,10 @@ def kafka_topic(request: pytest.FixtureRequest, kafka_broker: BrokerThread) -> I
     """
     mark = request.node.get_closest_marker(_MARK)
     options = dict(mark.kwargs) if mark is not None else {}
+    if (mark is not None and mark.args) or not _MARK_TAKES.issuperset(options):
+        pytest.fail(
+            f"{_MARK} takes these, by name: {', '.join(sorted(_MARK_TAKES))}", pytrace=False
+        )
     kafka_broker.start()  # in case an earlier test has stopped it
     with kafka_broker.topic(**options) as name:
         yield name

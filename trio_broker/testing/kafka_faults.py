@@ -26,8 +26,6 @@ from trio_broker.testing.request_faults import (
     DelayFault,
     ErrorFault,
     RequestFault,
-    api_key,
-    error_code,
 )
 
 if TYPE_CHECKING:
@@ -130,7 +128,7 @@ class KafkaFaults:
         Raises:
             ValueError: there is no such API or error.
         """
-        return self._add(ErrorFault(api=api_key(api), code=error_code(code), **which))
+        return self._add(ErrorFault(api=api, code=code, **which))
 
     def delay(
         self, api: ApiKey | str, seconds: float = math.inf, **which: Unpack[Which]
@@ -145,7 +143,7 @@ class KafkaFaults:
         Raises:
             ValueError: there is no such API.
         """
-        return self._add(DelayFault(api=api_key(api), seconds=seconds, **which))
+        return self._add(DelayFault(api=api, seconds=seconds, **which))
 
     def lose_request(self, api: ApiKey | str, **which: Unpack[Which]) -> MetFault:
         """Close the connection on which a request comes; nothing is carried out.
@@ -153,7 +151,7 @@ class KafkaFaults:
         Raises:
             ValueError: there is no such API.
         """
-        return self._add(CloseFault(api=api_key(api), **which))
+        return self._add(CloseFault(api=api, **which))
 
     def lose_reply(self, api: ApiKey | str, **which: Unpack[Which]) -> MetFault:
         """Carry a request out, then close its connection instead of answering.
@@ -163,7 +161,7 @@ class KafkaFaults:
         Raises:
             ValueError: there is no such API.
         """
-        return self._add(CloseFault(api=api_key(api), carry_out=True, **which))
+        return self._add(CloseFault(api=api, carry_out=True, **which))
 
     def close_connections(self) -> int:
         """Close every connection once; return how many there were. Nothing needs undoing."""

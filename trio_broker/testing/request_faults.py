@@ -78,7 +78,7 @@ class RequestFault:
     """One fault, and which requests meet it.
 
     Attributes:
-        api: requests of this API only.
+        api: requests of this API only; Kafka's name of it will do.
         times: so many of them, math.inf: all.
         topic: only those that name this topic.
         group: only those that name this group.
@@ -86,7 +86,7 @@ class RequestFault:
         met: how many have met it.
     """
 
-    api: ApiKey
+    api: ApiKey = field(converter=api_key)
     times: float = 1
     topic: str | None = None
     group: str | None = None
@@ -148,9 +148,12 @@ class ErrorFault(RequestFault):
     """Answers with an error; the request is not carried out.
 
     A request that names nothing which could have failed passes untouched.
+
+    Attributes:
+        code: the error; Kafka's name of it will do.
     """
 
-    code: ErrorCode
+    code: ErrorCode = field(converter=error_code)
 
     async def intervene(self, asked: Asked) -> Intervention | None:
         """Make the answer."""

@@ -22,7 +22,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trio_broker.testing.sim import private
 
@@ -34,21 +34,32 @@ if TYPE_CHECKING:
 class OutsideSimulation(AssertionError):
     """Simulated code used something that no seed can repeat. Base of the errors of this module."""
 
+    #: What there is for it in a simulation.
+    instead: ClassVar[str] = ""
+
 
 class RealIOInSimulation(OutsideSimulation):
     """Simulated code touched a real file, socket or process."""
+
+    instead = "take a machine of `sim.machine(name)`, which has a disk and a network"
 
 
 class RealThreadInSimulation(OutsideSimulation):
     """Simulated code started a thread, whose timing no seed can repeat."""
 
+    instead = "take a task, and lanes of a machine for what takes time"
+
 
 class RealClockInSimulation(OutsideSimulation):
     """Simulated code read a clock of the machine, or slept by it."""
 
+    instead = "take `trio.current_time()`, `trio.sleep()`, or a machine's `wall`"
+
 
 class RealRandomInSimulation(OutsideSimulation):
     """Simulated code drew from randomness that does not follow from the seed."""
+
+    instead = "take `sim.random(name)`"
 
 
 #: Modules (and those below them) that may do all of this: for people, not for the program.
@@ -137,7 +148,8 @@ class Guard:
         if user is None:
             return
         file = os.path.basename(user.f_code.co_filename)
-        error = kind(f"{what} in a simulation, by {user.f_code.co_name} ({file}:{user.f_lineno})")
+        place = f"{user.f_code.co_name} ({file}:{user.f_lineno})"
+        error = kind(f"{what} in a simulation, by {place}; {kind.instead}")
         if self.violation is None:
             self.violation = error
         raise error
