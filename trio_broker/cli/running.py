@@ -233,7 +233,9 @@ _HINTS = {
     ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: "`trio-broker topic list` shows the topics there are.",
     ErrorCode.TOPIC_ALREADY_EXISTS: "`trio-broker topic describe` shows it.",
     ErrorCode.INVALID_REPLICATION_FACTOR: "Leave -r out: the brokers' default is taken then.",
-    ErrorCode.INVALID_CONFIG: "`trio-broker topic describe --all TOPIC` shows configs and their meaning.",
+    ErrorCode.INVALID_CONFIG: (
+        "`trio-broker topic describe --all TOPIC` shows configs and their meaning."
+    ),
     ErrorCode.GROUP_ID_NOT_FOUND: "`trio-broker group list` shows the groups there are.",
     ErrorCode.NON_EMPTY_GROUP: "Stop its consumers first; `trio-broker group describe` names them.",
     ErrorCode.MESSAGE_TOO_LARGE: (
