@@ -62,7 +62,8 @@ class ShutdownReport:
         milliseconds: from the request to the end.
         phases: those that ran, in order.
         failures: what went wrong, each a sentence.
-        clean: every log dir got its clean marker, so the next start scans nothing.
+        clean: every log dir got its clean marker, so the next start scans nothing but the logs of
+            replicas that were offline.
     """
 
     reason: str

@@ -29,6 +29,7 @@ from trio_broker.broker.replica import Replica
 from trio_broker.broker.shard import Shard
 from trio_broker.errors import AppendFailed, ErrorCode
 from trio_broker.storage import upkeep
+from trio_broker.storage.log_dir import LogDirectory
 from trio_broker.testing import invariants
 from trio_broker.testing.model import Violation
 
@@ -188,6 +189,9 @@ MUTANTS = {
         "no CRC on recovery", "power cut", "power cut at an operation"
     ),
     "clean marker left in place": _of_the_log("clean marker left in place", "stop", "power cut"),
+    "clean marker not believed": Mutant(
+        _replacing(LogDirectory, "take_summary", _ignore), troubles=("stop",)
+    ),
 }
 
 

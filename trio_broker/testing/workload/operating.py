@@ -58,7 +58,7 @@ async def operate(world: World) -> None:
             for replica in offline:
                 name = paths.replica_name(replica.topic_partition)
                 log_dir = replica.shard.log_dir.directory.path
-                _touch(server, f"{log_dir}/{name}/{paths.ACCEPT_LOSS_NAME}")
+                touch(server, f"{log_dir}/{name}/{paths.ACCEPT_LOSS_NAME}")
         await world.start()
 
 
@@ -67,6 +67,7 @@ def _metadata_failed(life: Life) -> bool:
     return isinstance(store, EmbeddedStore) and bool(store.statistics().failure)
 
 
-def _touch(server: SimulatedBroker, path: str) -> None:
+def touch(server: SimulatedBroker, path: str) -> None:
+    """Make an empty file, beside the broker and without any time passing."""
     opened = server.fs.step(partial(server.fs.open, create=True), (path, "operator"))
     opened.close()  # type: ignore[attr-defined] # it is a file

@@ -213,7 +213,7 @@ class World:
             self.before = Footprint.of(life)
         previous, self._previous = self._previous, None
         if previous is not None and previous.was_clean and not previous.disk_failed:
-            invariants.check_trusted(life)
+            invariants.check_trusted(life, previous)
         invariants.audit(self.model, life, is_start=True)
         look_at_start(life, self.saw)
 
