@@ -86,10 +86,11 @@ async def _keep_informed(state: BrokerState, manager: ServiceManager) -> None:
 
 
 def _arm_forced_exit(tree: BrokerTree) -> None:
-    """Let the kernel end the process some time after the deadline of the stop.
+    """End the process some time after the deadline of the stop, from a signal handler.
 
     By then the event loop has ended, unless something blocks it; what can still hang is the rest of
-    the process, such as log lines that nobody reads.
+    the process, such as log lines that nobody reads. Handlers run between two bytecodes, also of a
+    system call that was interrupted; code in C that goes on for ever is for SIGKILL.
     """
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, lambda _number, _frame: os._exit(EXIT_FORCED))
