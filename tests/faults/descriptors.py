@@ -147,7 +147,10 @@ def run_out_of_descriptors(directory: Path, *, seconds: float) -> Shortage:
             for round_number in range(2):
                 guests = stack.enter_context(ExitStack())
                 for _ in range(round_number * GUESTS):
-                    guests.enter_context(socket.create_connection((server.host, server.port)))
+                    guest = socket.create_connection((server.host, server.port), SECONDS)
+                    guests.enter_context(guest)
+                    guest.sendall(_API_VERSIONS)
+                    assert guest.recv(1)  # it has a descriptor of the server now
                 began, before = time.perf_counter(), load.acknowledged
                 use_up_descriptors(server)
                 until = time.perf_counter() + seconds

@@ -26,6 +26,9 @@ _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
 
 _UNMOUNT_SECONDS = 20.0
+#: Behind a thin disk, what `ThinDisk.exhausted` lets grow; and how large it is before.
+_HOG = "hog"
+_HOG_BYTES = 32 << 20
 
 
 @attrs.define
@@ -109,21 +112,24 @@ class ThinDisk:
 
     @contextmanager
     def exhausted(self) -> Iterator[None]:
-        """Take away what is left behind the disk, for the length of the block."""
-        hog = self.backing / "hog"
-        with hog.open("wb") as file, contextlib.suppress(OSError):
+        """Take away what is left behind the disk, for the length of the block.
+
+        Afterwards there is more room than before, should whoever writes have used all of it.
+        """
+        hog = self.backing / _HOG
+        with hog.open("ab") as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 16))
                 file.flush()
         try:
             yield
         finally:
-            hog.unlink()
+            os.truncate(hog, 0)
 
 
 @contextmanager
 def thin_disk(
-    directory: Path, *, backing_bytes: int = 64 << 20, has_journal: bool = False
+    directory: Path, *, backing_bytes: int = 192 << 20, has_journal: bool = False
 ) -> Iterator[ThinDisk]:
     """Make an ext4 filesystem, much larger than what is behind it.
 
@@ -131,6 +137,7 @@ def thin_disk(
     works again as soon as there is room.
     """
     with tmpfs(directory, name="backing", size_bytes=backing_bytes) as backing:
+        (backing / _HOG).write_bytes(bytes(_HOG_BYTES))
         options = ("-O", f"{'' if has_journal else '^'}has_journal")
         with loop_disk(backing, size_bytes=1 << 30, options=options) as disk:
             yield ThinDisk(disk, backing)
