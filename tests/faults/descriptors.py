@@ -77,14 +77,23 @@ class Shortage:
         assert max(self.healing_seconds) < 10
 
 
-def is_served(server: Server) -> bool:
-    """Connect, ask for ApiVersions, and say whether there was an answer."""
-    with socket.create_connection((server.host, server.port), 10) as client:
+def is_served(server: Server, guests: ExitStack | None = None) -> bool:
+    """Connect, ask for ApiVersions, and say whether there was an answer.
+
+    Args:
+        server: to be asked.
+        guests: keeps the connection; None: it is closed.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(socket.create_connection((server.host, server.port), 10))
         try:
             client.sendall(_API_VERSIONS)
-            return bool(client.recv(1))
+            served = bool(client.recv(1))
         except ConnectionError:
             return False
+        if guests is not None:
+            guests.push(stack.pop_all())
+    return served
 
 
 def lowest_free_number(pid: int) -> int:
@@ -103,6 +112,20 @@ def use_up_descriptors(server: Server) -> None:
         return not is_served(server)
 
     wait_until(lower, seconds=SECONDS, what="no descriptor to be left")
+
+
+def use_up_by_guests(server: Server, guests: ExitStack) -> None:
+    """Leave room for some clients under the limit of a running server, and let them come.
+
+    The limit is on the numbers of descriptors. So that theirs are free below it once they leave,
+    they come after it was lowered.
+    """
+    _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    limit = lowest_free_number(server.pid) + GUESTS
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, hard))
+    wait_until(
+        lambda: not is_served(server, guests), seconds=SECONDS, what="no descriptor to be left"
+    )
 
 
 def raise_limit(server: Server) -> None:
@@ -146,13 +169,11 @@ def run_out_of_descriptors(directory: Path, *, seconds: float) -> Shortage:
             first_began = time.perf_counter()
             for round_number in range(2):
                 guests = stack.enter_context(ExitStack())
-                for _ in range(round_number * GUESTS):
-                    guest = socket.create_connection((server.host, server.port), SECONDS)
-                    guests.enter_context(guest)
-                    guest.sendall(_API_VERSIONS)
-                    assert guest.recv(1)  # it has a descriptor of the server now
                 began, before = time.perf_counter(), load.acknowledged
-                use_up_descriptors(server)
+                if round_number == 0:
+                    use_up_descriptors(server)
+                else:
+                    use_up_by_guests(server, guests)
                 until = time.perf_counter() + seconds
                 while time.perf_counter() < until:
                     turned_away += not is_served(server)
