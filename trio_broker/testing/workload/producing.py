@@ -5,6 +5,13 @@ is refused for a reason that passes, nothing more is sent until all of them are 
 what is not acknowledged is sent again, in the order of its sequences. So the broker has to store
 each record once, in order, whatever happens in between (I3), and a sequence that it will not accept
 ever again is a broken promise, except where records were lost that it was allowed to lose.
+
+In one thing it is more careful than Kafka's clients. A broker recognises the last five batches of a
+producer in a partition (KIP-98). A batch that times out, is stored all the same, and times out
+again behind a slow disk can be older than those five when it is sent for the third time, if later
+ones were acknowledged in between and new ones sent with it. Then no broker can tell it from one
+that never came, and has to refuse it. A bound on the requests on their way does not prevent that,
+so nothing new is sent to a partition that would push what is not acknowledged out of the five.
 """
 
 from __future__ import annotations
@@ -47,6 +54,9 @@ BY_NAME_VERSION = 12
 _BATCH_OVERHEAD_BYTES = 120
 _RECORD_OVERHEAD_BYTES = 24
 _RETRY_SECONDS = 0.1
+#: Batches of a producer and partition that a broker can still recognise. Not taken from the broker,
+#: which is what is tested here.
+_RECOGNISED_BATCHES = 5
 
 #: Refusals that pass: the batch may or may not be stored.
 PASSING = frozenset(
@@ -158,6 +168,7 @@ class IdempotentProducer:
         self._epoch = -1
         self._made = 0
         self._sequences: dict[PartitionModel, int] = {}
+        self._recognised: dict[PartitionModel, deque[Batch]] = {}
         self._in_flight: deque[list[Batch]] = deque()
         self._to_send: deque[Batch] = deque()
         self._must_drain = False
@@ -189,6 +200,7 @@ class IdempotentProducer:
         self._in_flight.clear()
         self._requeue()
         self._sequences.clear()
+        self._recognised.clear()
         response = await self._caller.call(
             InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=60_000),
             InitProducerIdResponse,
@@ -241,7 +253,7 @@ class IdempotentProducer:
     def _new_batches(self) -> list[Batch]:
         partitions = self._world.some_partitions(self._draws)
         batches = []
-        for partition in by_topic(partitions):
+        for partition in by_topic([p for p in partitions if self._may_go_on(p)]):
             values = self._values.values(partition)
             sequence = self._sequences.get(partition, 0)
             self._sequences[partition] = sequence + len(values)
@@ -254,8 +266,17 @@ class IdempotentProducer:
             )
             self._made += 1
             batches.append(Batch(self._made, partition, values, sequence, data))
+            recognised = self._recognised.setdefault(partition, deque(maxlen=_RECOGNISED_BATCHES))
+            recognised.append(batches[-1])
         self.unanswered.extend(batches)
         return batches
+
+    def _may_go_on(self, partition: PartitionModel) -> bool:
+        """Whether all that is not acknowledged stays recognisable with one more batch."""
+        recognised = self._recognised.get(partition)
+        if recognised is None or len(recognised) < _RECOGNISED_BATCHES:
+            return True
+        return recognised[0] not in self.unanswered
 
     async def _receive(self) -> None:
         response = await self._caller.receive(ProduceResponse)
