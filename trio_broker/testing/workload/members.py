@@ -15,6 +15,7 @@ import trio
 from attrs import define
 
 from trio_broker.errors import ErrorCode
+from trio_broker.storage.disk_state import DiskState
 from trio_broker.testing.model import Violation
 from trio_broker.testing.workload.caller import Caller
 from trio_broker.testing.workload.committing import PASSING
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 GROUP = "members"
 SESSION_SECONDS = 6.0
 REBALANCE_SECONDS = 3.0
+#: After that a trouble with the disk can no longer be news to the broker.
+DISK_SETTLES_SECONDS = 5.0
 #: Newest version that hands out a member id without a second request.
 _ONE_STEP_VERSION = 3
 _RETRY_SECONDS = 0.2
@@ -89,6 +92,12 @@ class GroupModel:
     def __init__(self) -> None:
         self._generations: dict[tuple[Term, int], Generation] = {}
         self._newest: dict[Term, int] = {}
+        self._troubled_terms = 0
+
+    def term_of_its_own(self) -> int:
+        """Return the number of a term in which nobody else can be."""
+        self._troubled_terms -= 1
+        return self._troubled_terms
 
     def newest(self, term: Term) -> int:
         """Return the newest generation that anybody knows of, -1 if nobody knows any."""
@@ -135,7 +144,6 @@ class Member:
         self._member_id = ""
         self._number = -1
         self._term: Term | None = None
-        self._troubled_terms = 0
 
     async def run(self) -> None:
         """Be a member so many times; at the end, of a generation that lasts, and leave."""
@@ -193,12 +201,18 @@ class Member:
         return True
 
     def _present_term(self) -> Term:
-        """Return the coordinator's term; one of its own while the disk has trouble."""
+        """Return the coordinator's term; one of its own while the disk has trouble.
+
+        An operation that was under way when the trouble ended may fail after that, and what the
+        broker makes of it lasts longer still.
+        """
         world, life = self._world, self._caller.life
         assert life is not None
-        if world.server.disk_lies or world.server.disk_refuses:
-            self._troubled_terms -= 1
-            return life, self._troubled_terms
+        has_trouble = world.server.disk_lies or world.server.disk_refuses
+        is_recent = trio.current_time() - world.disk_changed_at < DISK_SETTLES_SECONDS
+        is_felt = any(log_dir.health.state is not DiskState.OK for log_dir in life.state.log_dirs)
+        if has_trouble or is_recent or is_felt:
+            return life, self._group.term_of_its_own()
         return life, world.disk_troubles
 
     async def _join(self) -> JoinGroupResponse | None:

@@ -145,6 +145,7 @@ class Troublemaker:
         """Replace what may go wrong with the disk; without `faults` nothing may."""
         server = self._server
         self._world.disk_troubles += 1
+        self._world.disk_changed_at = trio.current_time()
         server.disk_lies, server.disk_refuses = lies, refuses and bool(faults)
         server.fs.faults = evolve(self._calm, **faults)  # type: ignore[arg-type] # its fields
         life = server.life

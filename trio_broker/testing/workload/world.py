@@ -91,6 +91,7 @@ class World:
         calm_since: Trio time from which on there is no trouble; inf before.
         losses: how often something may have been lost that was acknowledged.
         disk_troubles: how many there have been.
+        disk_changed_at: when (Trio time) the latest of them began or ended.
         seen: how often each of the rare things of `sometimes` happened.
     """
 
@@ -105,6 +106,7 @@ class World:
         self.calm_since = float("inf")
         self.losses = 0
         self.disk_troubles = 0
+        self.disk_changed_at = float("-inf")
         self.seen: Counter[str] = Counter()
         self.before: Footprint | None = None
         internet = SimInternet(
