@@ -14,6 +14,7 @@ import inspect
 import os
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import trio
 
@@ -25,7 +26,6 @@ from trio_broker.records.build import Record, build_batch
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.handles import SimFile
 from trio_broker.testing.sim.host import SimMachine
-from trio_broker.testing.sim.lane import SimLane
 from trio_broker.testing.sim.network import NetworkFaults, SimInternet
 from trio_broker.testing.sim.run import Simulation, simulate
 from trio_broker.wire.api import APIS
@@ -393,28 +393,13 @@ def failing(
 @contextmanager
 def slow(part: str, seconds: float) -> Iterator[None]:
     """Let every disk operation in a lane on a path that contains `part` take so long."""
-    perform, delay_seconds = SimLane._perform, SimFileSystem.delay_seconds
-    is_slow = False
+    delay_seconds = SimFileSystem.delay_seconds
 
-    async def perform_slowly(lane: SimLane, entry: Any, function: Any, args: Any) -> Any:
-        nonlocal is_slow
-        method = function.func if isinstance(function, functools.partial) else function
-        target = getattr(method, "__self__", None)
-        path = target.path if isinstance(target, SimFile) else str(args[:1])
-        # Read by the very next step, before any other task runs.
-        is_slow = part in path and isinstance(target, SimFile | SimFileSystem)
-        return await perform(lane, entry, function, args)
+    def delay(fs: SimFileSystem, call: str, path: str) -> float:
+        return seconds if part in path else delay_seconds(fs, call, path)
 
-    def delay(fs: SimFileSystem, call: str) -> float:
-        nonlocal is_slow
-        was_slow, is_slow = is_slow, False
-        return seconds if was_slow else delay_seconds(fs, call)
-
-    SimLane._perform, SimFileSystem.delay_seconds = perform_slowly, delay  # type: ignore[method-assign]
-    try:
+    with patch.object(SimFileSystem, "delay_seconds", delay):
         yield
-    finally:
-        SimLane._perform, SimFileSystem.delay_seconds = perform, delay_seconds  # type: ignore[method-assign]
 
 
 def codes(results: Sequence[Any]) -> list[int]:

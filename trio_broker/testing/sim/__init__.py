@@ -14,6 +14,7 @@ package. One seed decides everything, so a failing run can be repeated exactly.
 | `trace` | hash of everything that happened, first difference of two runs |
 | `guards` | what simulated code must not touch |
 | `faults` | what may go wrong, by rate or at a chosen operation |
+| `path_faults` | the same below one directory only |
 | `disk` | a filesystem whose power can fail |
 | `lane` | disk jobs, step by step on the event loop |
 | `network` | connections with latency, fragmentation, partitions, resets |
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
     from trio_broker.testing.sim.host import EPOCH_MS, SimMachine, sim_host
     from trio_broker.testing.sim.network import NetworkFaults, SimInternet
+    from trio_broker.testing.sim.path_faults import PathFaults
     from trio_broker.testing.sim.private import UnsupportedTrio
     from trio_broker.testing.sim.replay import Replay
     from trio_broker.testing.sim.run import (
@@ -76,6 +78,7 @@ __all__ = [
     "OutOfSteps",
     "OutOfTime",
     "OutsideSimulation",
+    "PathFaults",
     "RealClockInSimulation",
     "RealIOInSimulation",
     "RealRandomInSimulation",
@@ -116,6 +119,7 @@ _HOMES = {
     ),
     "host": ("EPOCH_MS", "SimMachine", "sim_host"),
     "network": ("NetworkFaults", "SimInternet"),
+    "path_faults": ("PathFaults",),
     "private": ("UnsupportedTrio",),
     "replay": ("Replay",),
     "run": (

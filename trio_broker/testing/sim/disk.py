@@ -26,6 +26,7 @@ Fault model
     - Power loss at a chosen operation (`crash_at`), before or after its effect, or at any time
       (`power_off`). From then on every call raises `NodeDead`.
     - Bit rot on request (`rot`, `damage`).
+    - All of it below one directory only, with everything beside it in order (`failing_below`).
     - A handle whose `sync` failed refuses everything with EIO; one with an operation that hangs
       past a lane's deadline refuses everything with StuckIO until it has come back; its close,
       and the release of a lock on its directory, wait for that.
@@ -51,6 +52,12 @@ from trio_broker.host.interface import FileInfo, OpenFile, Space
 from trio_broker.testing.sim.faults import DiskFaults, NodeDead
 from trio_broker.testing.sim.handles import SimDirectoryLock, SimFile
 from trio_broker.testing.sim.inodes import BLOCK_BYTES, Directory, Inode, write_into
+from trio_broker.testing.sim.path_faults import (
+    FaultyPaths,
+    PathFaults,
+    drawn_latency,
+    error_rate,
+)
 from trio_broker.testing.sim.streams import RandomStreams
 from trio_broker.testing.sim.volume import ENDLESS_BYTES, Volume, os_error
 
@@ -63,8 +70,6 @@ Note: TypeAlias = "Callable[..., None]"
 
 #: Operations of its past that a disk remembers.
 HISTORY_MAX = 10_000
-_SYNC_CALLS = frozenset({"sync", "sync_directory"})
-_WRITE_CALLS = frozenset({"write_at", "truncate"})
 _OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -150,6 +155,7 @@ class SimFileSystem:
         self._note = note
         self._volume = Volume(capacity_bytes=None, inodes_max=None, power_may_fail=power_may_fail)
         self.faults = DiskFaults() if faults is None else faults
+        self._faulty_paths = FaultyPaths()
         self._files: dict[SimFile, None] = {}
         self._spares = 0
         self._locks: dict[str, SimDirectoryLock] = {}
@@ -221,6 +227,26 @@ class SimFileSystem:
         write_into(inode.data, offset, data)
         write_into(inode.durable, offset, data)
 
+    def set_faults_below(self, path: str, faults: PathFaults | None) -> None:
+        """Say what goes wrong with a directory and all that is in it, beside `faults`.
+
+        It holds until it is said anew for the same path, or taken back with None, also after a
+        power cut and in the next process. A file is where its path was when it was opened.
+
+        Raises:
+            ValueError: the path is not absolute.
+        """
+        self._faulty_paths.set(path, faults)
+
+    @contextmanager
+    def failing_below(self, path: str, faults: PathFaults) -> Iterator[None]:
+        """Let things go wrong below a path for the length of a block; see `set_faults_below`."""
+        self.set_faults_below(path, faults)
+        try:
+            yield
+        finally:
+            self.set_faults_below(path, None)
+
     def freeze(self) -> None:
         """Let every operation that is in a lane hang until `thaw`."""
         if self._thawed is None:
@@ -240,6 +266,7 @@ class SimFileSystem:
         if self._note is not None:
             self._note(f"{self.name} power off", self.operation_count)
         self.thaw()
+        self._faulty_paths.wake()
         for callback in self.on_power_off:
             callback()
 
@@ -267,6 +294,7 @@ class SimFileSystem:
         after = SimFileSystem(self._streams, name=self.name, now_ms=self.now_ms, note=self._note)
         after._volume = volume
         after.faults = evolve(self.faults, crash_at=None, fail_at=None, fail_from=None)
+        after._faulty_paths = self._faulty_paths
         after._life = self._life + 1
         return after
 
@@ -289,18 +317,19 @@ class SimFileSystem:
         finally:
             self._in_step = False
 
-    def delay_seconds(self, call: str) -> float:
+    def delay_seconds(self, call: str, path: str) -> float:
         """Draw how long an operation takes in a lane; inf if it hangs for good."""
         faults = self.faults
-        least, mean = faults.sync_latency_seconds if call in _SYNC_CALLS else faults.latency_seconds
         random = self.draws("latency")
-        delay = least + random.expovariate(1.0) * (mean - least) if mean > least else least
+        delay = drawn_latency(faults, call, random)
         if faults.hang_rate and random.random() < faults.hang_rate:
             delay += faults.hang_seconds
+        if self._faulty_paths:
+            delay = max(delay, self._faulty_paths.delay_seconds(call, path, random))
         return delay
 
-    async def spend(self, seconds: float) -> None:
-        """Pass the time an operation takes: `seconds`, and as long as the disk is frozen.
+    async def spend(self, seconds: float, path: str) -> None:
+        """Pass the time an operation takes: `seconds`, and as long as disk or path is frozen.
 
         Ends early when the power fails. Cancellation: just stops waiting.
         """
@@ -311,6 +340,8 @@ class SimFileSystem:
                 await self._powerless.wait()
         while self._thawed is not None:
             await self._thawed.wait()
+        while self.alive and self._faulty_paths.is_frozen(path):
+            await self._faulty_paths.wait_changed()
 
     def operation(self, call: str, path: str) -> RunningOperation:
         """Begin one operation; raises NodeDead when the power is or goes off."""
@@ -331,23 +362,18 @@ class SimFileSystem:
                 self.power_off()
                 raise NodeDead
             dies_after = True
-        return self._drawn_error(number, call, random), dies_after
+        return self._drawn_error(number, call, path, random), dies_after
 
-    def _drawn_error(self, number: int, call: str, random: random.Random) -> int:
+    def _drawn_error(self, number: int, call: str, path: str, random: random.Random) -> int:
         faults = self.faults
         if faults.fail_at is not None and number == faults.fail_at[0]:
             return faults.fail_at[1]
         if faults.fail_from is not None and number >= faults.fail_from[0]:
             return faults.fail_from[1]
-        if call == "read_at":
-            rate = faults.read_error_rate
-        elif call in _WRITE_CALLS:
-            rate = faults.write_error_rate
-        elif call in _SYNC_CALLS:
-            rate = faults.sync_error_rate
-        else:
-            rate = faults.name_error_rate
-        return errno.EIO if rate and random.random() < rate else 0
+        rate = error_rate(faults, call)
+        if rate and random.random() < rate:
+            return errno.EIO
+        return self._faulty_paths.drawn_error(call, path, random) if self._faulty_paths else 0
 
     def write(self, inode: Inode, offset: int, data: bytes, operation: RunningOperation) -> int:
         """Put what fits of `data` into a file; return how much that was."""
@@ -365,14 +391,22 @@ class SimFileSystem:
             part = data[: random.randrange(length + 1)]
             self._volume.write(inode, offset, part, self.now_ms())
             operation.raise_error()
-        elif self.faults.short_write_rate and random.random() < self.faults.short_write_rate:
+        elif self._is_short(operation):
             length = min(length, random.randrange(1, len(data) + 1))
         if length == 0:
             raise os_error(errno.ENOSPC, operation.path)
         self._volume.write(inode, offset, data[:length], self.now_ms())
         return length
 
+    def _is_short(self, operation: RunningOperation) -> bool:
+        rate = self.faults.short_write_rate
+        if self._faulty_paths:
+            rate = max(rate, self._faulty_paths.short_write_rate(operation.path))
+        return rate > 0 and operation.random.random() < rate
+
     def _has_no_quota_left(self, path: str) -> bool:
+        if self._faulty_paths and self._faulty_paths.is_full(path):
+            return True
         return self.faults.quota_reached is not None and self.faults.quota_reached(path)
 
     def _room(self, inode: Inode, offset: int, path: str) -> int:
@@ -443,6 +477,9 @@ class SimFileSystem:
         """Rename a file or directory; see `FileSystem.rename`."""
         with self.operation("rename", source) as operation:
             operation.raise_error()
+            number = self._faulty_paths.drawn_error("rename", target, operation.random)
+            if number:
+                raise os_error(number, target)
             self._volume.rename(source, target)
 
     def unlink(self, path: str) -> None:
@@ -506,7 +543,7 @@ class SimFileSystem:
             capacity = volume.capacity_bytes
             return Space(
                 ENDLESS_BYTES if capacity is None else capacity,
-                volume.free_blocks * BLOCK_BYTES,
+                0 if self._faulty_paths.is_full(path) else volume.free_blocks * BLOCK_BYTES,
                 volume.free_inodes,
             )
 

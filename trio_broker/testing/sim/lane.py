@@ -228,10 +228,10 @@ class SimLane:
         """Let an operation's time pass; return whether it outlived the deadline."""
         self._call_began_at = trio.current_time()
         late_at = min(self._call_began_at + self._deadline_seconds, self._stop_deadline)
-        ends_at = self._call_began_at + fs.delay_seconds(call)
+        ends_at = self._call_began_at + fs.delay_seconds(call, path)
         with trio.CancelScope(deadline=late_at, shield=True) as scope:
             self._call_scope = scope
-            await fs.spend(ends_at - self._call_began_at)
+            await fs.spend(ends_at - self._call_began_at, path)
         if scope.cancelled_caught:
             if isinstance(target, SimFile):
                 target.mark_stuck()
@@ -239,7 +239,7 @@ class SimLane:
             entry.answer(outcome.Error(self._late_error(call, path)))
             self._fail_queued()
             # Not shielded: a lane that is told to end leaves the operation in the kernel.
-            await fs.spend(ends_at - trio.current_time())
+            await fs.spend(ends_at - trio.current_time(), path)
             self._stuck_in = ""
         self._call_began_at = None
         return scope.cancelled_caught
