@@ -218,6 +218,22 @@ class Replica:
         else:
             self.refuse(slot, self.refusal, self.cause or None)
 
+    def answer_duplicate(self, slot: AppendSlot) -> bool:
+        """Answer a retry whose first copy is in the log; return whether it was one.
+
+        That needs no disk, so a retry waits for none: not for one that hangs, is full or refuses
+        writes, nor for the commit under way. Otherwise its producer could be told that what is
+        stored has failed, give up, or be so late with the next retry that five later batches have
+        made the broker forget this one.
+        """
+        if self.state is not ReplicaState.ONLINE or slot.header is None:
+            return False
+        duplicate = self.log.find_duplicate(slot.header)
+        if duplicate is None:
+            return False
+        slot.accept(duplicate.base_offset, duplicate.log_append_time_ms, self.log.log_start_offset)
+        return True
+
     def refuse(self, slot: AppendSlot, code: ErrorCode, message: str | None) -> None:
         """Answer a batch that is not stored for a reason that passes."""
         if slot.header is not None and not slot.resolved:

@@ -231,8 +231,8 @@ class Shard(ShardUpkeep):
             self._forget_queued(slot.size_bytes)
             if not slot.resolved:
                 taken.append(slot)
-            elif slot.replica is not None and slot.header is not None:  # its client has given it up
-                slot.replica.refuse_sequence(slot.header)
+            elif slot.code and slot.replica is not None and slot.header is not None:
+                slot.replica.refuse_sequence(slot.header)  # its client has given it up
         return taken
 
     # A commit.
@@ -244,6 +244,7 @@ class Shard(ShardUpkeep):
         cause: str | None = None
         try:
             commits = self._plan(slots)
+            self._flusher.flush()  # what planning has answered does not wait for the disk
             if commits:
                 results = await self.lane.run(commit_job(commits))
         except StuckIO as error:
@@ -277,6 +278,10 @@ class Shard(ShardUpkeep):
         if replica.state is not ReplicaState.ONLINE:
             for slot in slots:
                 replica.refuse(slot, replica.refusal, replica.cause or None)
+            return
+        # Their first copies were still on the way when they came.
+        slots = [slot for slot in slots if not replica.answer_duplicate(slot)]
+        if not slots:
             return
         if keeper.refusal is not None and not replica.topic.is_internal:
             for slot in slots:  # queued before it was refused

@@ -256,6 +256,17 @@ class ProducerStateTable:
             )
         return _ACCEPT
 
+    def stored_copy(self, header: BatchHeader) -> CachedBatch | None:
+        """Return the published batch that this one is a duplicate of, if it is one.
+
+        Right whatever of the same producer is still on its way: the first copy is in the log, and
+        to have been asked before those others is as good an order as any.
+        """
+        entry = self._entries.get(header.producer_id)
+        if entry is None or header.attributes & ATTRIBUTE_CONTROL:
+            return None
+        return entry.duplicate_of(header)
+
     def apply(
         self,
         header: BatchHeader,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_broker.host.interface import Buffer, Job
+    from trio_broker.records.batch import BatchHeader
     from trio_broker.storage.append import SegmentWrite
 
 __all__ = [
@@ -61,6 +62,23 @@ class Log(LogRetention):
     __slots__ = ()
 
     # Appending.
+
+    def find_duplicate(self, header: BatchHeader) -> Duplicate | None:
+        """Find out whether a retry can be answered without an append.
+
+        Args:
+            header: validated, of a batch that has just come in.
+
+        Returns:
+            Its answer, if its first copy is published and as durable as acknowledgements of this
+            log promise; None if the next append has to decide.
+        """
+        copy = self.producers.stored_copy(header)
+        if copy is None or self._is_broken or self._is_closed:
+            return None
+        if self.durability is Durability.FSYNC and copy.last_offset >= self.durable_offset:
+            return None  # stored while less was promised; a flush is on its way
+        return Duplicate(copy.base_offset, copy.log_append_time_ms)
 
     def plan_append(
         self,

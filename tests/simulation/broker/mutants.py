@@ -36,6 +36,7 @@ from trio_broker.testing.model import Violation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.group_commit import PlannedCommit
     from trio_broker.group.commands import GroupDecision
     from trio_broker.host.interface import Job
@@ -119,6 +120,26 @@ async def _delete_later(self: Shard, replicas: Sequence[Replica]) -> None:
 _REAL_DELETE = Shard.delete_replicas
 
 
+def _answer_retry_of_queued(self: Replica, slot: AppendSlot) -> bool:
+    """Answer a retry though its first copy only waits in the queue."""
+    header = slot.header
+    if header is None or header.producer_id < 0 or _REAL_ANSWER_DUPLICATE(self, slot):
+        return slot.resolved
+    offset = self.log.log_end_offset if self.has_log else 0
+    for queued in self.shard._queue:
+        first = queued.header
+        if queued.replica is not self or first is None or queued is slot:
+            continue
+        if (first.producer_id, first.base_sequence) == (header.producer_id, header.base_sequence):
+            slot.accept(offset, -1, 0)
+            return True
+        offset += first.last_offset_delta + 1
+    return False
+
+
+_REAL_ANSWER_DUPLICATE = Replica.answer_duplicate
+
+
 def _ignore(*_: object, **__: object) -> None:
     """Do nothing."""
 
@@ -178,6 +199,11 @@ MUTANTS = {
     "offsets answered before they are stored": Mutant(
         _replacing(GroupsPartition, "carry_out", _answer_before_stored),
         troubles=("kill", "power cut"),
+    ),
+    "retry answered before its first copy is stored": Mutant(
+        _replacing(Replica, "answer_duplicate", _answer_retry_of_queued),
+        troubles=("frozen disk", "power cut"),
+        hint=4,
     ),
     "no fsync before the acknowledgement": _of_the_log("no fsync before the acknowledgement"),
     "no directory fsync on roll": _of_the_log("no directory fsync on roll"),

@@ -108,9 +108,16 @@ class ProduceInFlight:
         self.connection = None
 
     def time_out(self) -> None:
-        """Answer what is still open with REQUEST_TIMED_OUT; it may yet be stored."""
+        """Answer what is still open with REQUEST_TIMED_OUT; it may yet be stored.
+
+        Except for retries whose first copy has been stored since they came.
+        """
         for _, _, slots in self._topics:
             for _, slot in slots:
+                if slot.resolved or (
+                    slot.replica is not None and slot.replica.answer_duplicate(slot)
+                ):
+                    continue
                 slot.refuse(
                     ErrorCode.REQUEST_TIMED_OUT, "not stored within the request's timeout_ms"
                 )
@@ -240,6 +247,8 @@ def _queue_batch(
         slot.refuse(verdict.code, verdict.message)
         return
     slot.header = verdict
+    if verdict.producer_id >= 0 and replica.answer_duplicate(slot):
+        return
     refusal = replica.shard.log_dir.refusal
     if refusal is not None and not replica.refusal:
         replica.refuse_ahead(slot, *refusal)

@@ -7,11 +7,12 @@ each record once, in order, whatever happens in between (I3), and a sequence tha
 ever again is a broken promise, except where records were lost that it was allowed to lose.
 
 In one thing it is more careful than Kafka's clients. A broker recognises the last five batches of a
-producer in a partition (KIP-98). A batch that times out, is stored all the same, and times out
-again behind a slow disk can be older than those five when it is sent for the third time, if later
-ones were acknowledged in between and new ones sent with it. Then no broker can tell it from one
-that never came, and has to refuse it. A bound on the requests on their way does not prevent that,
-so nothing new is sent to a partition that would push what is not acknowledged out of the five.
+producer in a partition (KIP-98). A batch that times out, is stored all the same, and is sent again
+while its partition is offline for a moment can be older than those five when it is sent for the
+third time, if later ones were acknowledged in between and new ones sent with it. Then no broker can
+tell it from one that never came, and has to refuse it. A bound on the requests on their way does
+not prevent that, so nothing new is sent to a partition that would push what is not acknowledged out
+of the five.
 """
 
 from __future__ import annotations
