@@ -159,6 +159,23 @@ def test_cached_pages_are_read_without_waiting(file: RealFile) -> None:
     assert file.read_cached(0, 10) is None
 
 
+def test_large_reads_use_memory_again_but_not_what_somebody_looks_at(file: RealFile) -> None:
+    content = os.urandom(400_000)
+    file.write_at(0, [content])
+    if file.read_cached(0, 1) is None:
+        pytest.skip("this filesystem does not know RWF_NOWAIT")
+    kept = [file.read_cached(position, 100_000) for position in range(0, 300_000, 50_000)]
+    assert file.read_cached(350_000, 100_000) == content[350_000:]  # ends where the file does
+    for turn, read in enumerate(kept):
+        assert read == content[50_000 * turn :][:100_000]
+    pool = file._ledger.read_buffers
+    held = pool.kept_bytes
+    del kept, read
+    for position in range(0, 300_000, 50_000):
+        assert file.read_cached(position, 100_000) == content[position:][:100_000]
+    assert pool.kept_bytes == held > 0
+
+
 def test_a_reader_sees_what_another_object_appended(fs: RealFileSystem, file: RealFile) -> None:
     reader = fs.open(file.path, "test", read_only=True)
     file.write_at(0, [b"appended"])

@@ -101,6 +101,52 @@ async def test_small_writes_are_not_delayed() -> None:
             assert not stream._socket.getblocking()
 
 
+async def test_a_large_frame_does_not_wake_for_every_packet() -> None:
+    """The rest of a frame is waited for in good parts, its end is not overslept."""
+    frame = bytes(range(256)) * 4096
+    async with connected() as (near, far), trio.open_nursery() as nursery:
+
+        async def send_slowly() -> None:
+            for start in range(0, len(frame), 4096):
+                await near.send_vectored([frame[start : start + 4096]])
+                await trio.sleep(0.0002)
+
+        nursery.start_soon(send_slowly)
+        buffer = memoryview(bytearray(len(frame)))
+        have = wake_ups = 0
+        while have < len(frame):
+            have += await far.receive_into(buffer[have:], len(frame) - have)
+            wake_ups += 1
+        assert buffer == frame
+        assert wake_ups <= 8  # without the low water mark up to 256, with it 5
+        near.send_nowait(b"x")  # small ones are not waited for
+        assert await receive_exactly(far, 1) == b"x"
+
+
+@pytest.mark.parametrize("ends", ["closes", "resets"])
+async def test_a_peer_that_leaves_amid_a_large_frame_is_noticed(ends: str) -> None:
+    async with connected() as (near, far):
+        near.send_nowait(b"a part")
+        if ends == "resets":
+            near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        buffer = memoryview(bytearray(100_000))
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def leave() -> None:
+                    await wait_all_tasks_blocked(0.01)
+                    near.close()
+
+                if ends == "resets":
+                    with pytest.raises(trio.BrokenResourceError):
+                        while await far.receive_into(buffer, 100_000):
+                            pass
+                else:
+                    assert await far.receive_into(buffer, 100_000) == 6
+                    assert await far.receive_into(buffer, 99_994) == 0
+
+
 async def test_the_end_of_the_stream_is_zero_bytes() -> None:
     async with connected() as (near, far):
         near.send_nowait(b"last")

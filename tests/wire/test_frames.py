@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trio_broker.buffers import BufferPool
 from trio_broker.errors import ProtocolError
 from trio_broker.wire.frames import FrameSplitter
 
@@ -85,6 +86,61 @@ def test_big_frame_gets_a_buffer_of_exactly_its_size() -> None:
     got = splitter.next_frame()
     assert got == frame[4:]
     assert splitter.frame_is_owned
+
+
+@given(
+    st.lists(bodies, min_size=1, max_size=6),
+    st.lists(st.sampled_from([100, 4096, 65_536, 10**6]), min_size=1, max_size=4),
+)
+def test_frames_in_memory_used_before_are_the_same(contents: list[bytes], sizes: list[int]) -> None:
+    """Two connections share the memory; what one keeps of its frames, the other leaves alone."""
+    pool = BufferPool()
+    keeper = FrameSplitter(MIB, MIB, pool)
+    other = FrameSplitter(MIB, MIB, pool)
+    kept: list[memoryview] = []
+    for body in contents:
+        stream = framed(body)
+        while stream:
+            target = keeper.writable()
+            size = min(sizes[len(kept) % len(sizes)], len(target), len(stream))
+            target[:size] = stream[:size]
+            keeper.received(size)
+            stream = stream[size:]
+            del target
+            while (frame := keeper.next_frame()) is not None:
+                kept.append(frame[:])
+        assert [got.content for got in feed(other, framed(b"\x00\x00" + body), sizes)] == [
+            b"\x00\x00" + body
+        ]
+    assert kept == contents
+
+
+def test_a_claimed_size_takes_no_new_memory_with_a_pool_either() -> None:
+    pool = BufferPool()
+    splitters = [FrameSplitter(MIB, MIB, pool) for _ in range(3)]
+    claim = struct.pack(">ih", MIB - 4, 0) + b"ab"
+    for splitter in splitters:
+        feed(splitter, claim, [8])
+    assert pool.kept_bytes == 0
+    feed(splitters[0], bytes(MIB - 8), [10**6])
+    assert splitters[0].is_empty
+    one = pool.kept_bytes
+    assert one > 0
+    for _ in range(5):  # only what is idle is claimed
+        feed(FrameSplitter(MIB, MIB, pool), claim, [8])
+    assert pool.kept_bytes == one
+
+
+def test_it_says_how_much_the_frame_still_needs() -> None:
+    splitter = FrameSplitter(MIB, MIB)
+    stream = framed(b"\x00\x00" + b"a" * 500 * KIB)
+    assert splitter.expected_bytes == 1
+    feed(splitter, stream[:10_000], [10_000])
+    assert splitter.expected_bytes == len(stream) - 10_000
+    feed(splitter, stream[10_000:300_000], [100_000])
+    assert splitter.expected_bytes == len(stream) - 300_000
+    feed(splitter, stream[300_000:], [100_000])
+    assert splitter.expected_bytes == 1
 
 
 def test_slices_of_a_frame_outlive_it() -> None:

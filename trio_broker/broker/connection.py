@@ -92,6 +92,7 @@ class Connection:
         self._splitter = FrameSplitter(
             frame_bytes_max=network.frame_bytes_max,
             produce_frame_bytes_max=network.produce_frame_bytes_max,
+            buffers=state.receive_buffers,
         )
         self._pending: deque[ProduceInFlight] = deque()
         self._in_flight_bytes = 0
@@ -218,7 +219,7 @@ class Connection:
         """Wait for bytes; return how many have come, 0 at the end of the stream."""
         splitter = self._splitter
         self._receiving = True
-        count = await self.stream.receive_into(splitter.writable())
+        count = await self.stream.receive_into(splitter.writable(), splitter.expected_bytes)
         self._receiving = False
         splitter.received(count, trio.current_time())
         return count

@@ -22,6 +22,7 @@ from trio_broker.broker.request_counters import RequestCounters
 from trio_broker.broker.response_flusher import ResponseFlusher
 from trio_broker.broker.token_bucket import TokenBucket
 from trio_broker.broker.topics import TopicRouter
+from trio_broker.buffers import BufferPool
 from trio_broker.config_checks import split_address
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class BrokerState:
         leaks: a sentence for each owner that holds files for longer than it may.
         root_task: of the broker's task tree, once it runs.
         stop_phases: those phases of the stop that are over.
+        receive_buffers: large frames are received into.
         request_memory: frames being received, or waiting for the disk.
         response_memory: fetched bytes being sent.
         topic_mutations: what clients pay with for creating, growing and deleting topics.
@@ -83,6 +85,7 @@ class BrokerState:
     draining: bool = False
     descriptors: DescriptorBudget = field(init=False)
     accept_log: PacedLog = field(factory=lambda: PacedLog(listeners_logger))
+    receive_buffers: BufferPool = field(factory=BufferPool)
     request_memory: MemoryPool = field(init=False)
     response_memory: MemoryPool = field(init=False)
     topic_mutations: TokenBucket = field(init=False)

@@ -227,14 +227,17 @@ class Connection:
         return body
 
     async def _next_frame(self) -> memoryview:
-        while (frame := self._splitter.next_frame()) is None:
+        splitter = self._splitter
+        while (frame := splitter.next_frame()) is None:
             try:
-                received = await self._stream.receive_into(self._splitter.writable())
+                received = await self._stream.receive_into(
+                    splitter.writable(), splitter.expected_bytes
+                )
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise ConnectionLost(f"receiving from {self.peer}: {error}") from error
             if not received:
                 raise ConnectionLost(f"{self.peer} closed the connection")
-            self._splitter.received(received)
+            splitter.received(received)
         return frame
 
 

@@ -17,6 +17,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from trio_broker.buffers import BUFFER_SIZES_BYTES
 from trio_broker.errors import StuckIO
 from trio_broker.host.interface import WRITE_BUFFERS_MAX
 
@@ -181,7 +182,7 @@ class RealFile:
             self._end()
         return b"".join(parts)
 
-    def read_cached(self, offset: int, length: int) -> bytearray | None:
+    def read_cached(self, offset: int, length: int) -> bytearray | memoryview | None:
         """Return what `read_at` would, if the page cache holds all of it, else None."""
         if not (_READ_NOWAIT and self._ledger.may_read_nowait(self._device)):
             return None
@@ -189,8 +190,13 @@ class RealFile:
             descriptor = self._begin()
         except (OSError, StuckIO):
             return None  # read_at will say why
-        # One allocation, filled once and handed on as it is: a `bytes` would cost another copy.
-        content = bytearray(length)
+        # One buffer, filled once and handed on as it is: a `bytes` would cost another copy.
+        content: bytearray | memoryview = bytearray()
+        if length < BUFFER_SIZES_BYTES[0]:
+            content = bytearray(length)
+        else:
+            pool = self._ledger.read_buffers
+            content = pool.reuse(length) or pool.make(length) or bytearray(length)
         try:
             count = os.preadv(descriptor, [content], offset, _READ_NOWAIT)
             # Short either because the file ends or because the rest is not in memory. `size` cannot
@@ -205,8 +211,7 @@ class RealFile:
             return None  # any other fault: read_at will meet it too, where it can be waited for
         finally:
             self._end()
-        del content[count:]
-        return content
+        return content if count == length else memoryview(content)[:count]
 
     def truncate(self, size: int) -> None:
         """Cut (or extend with zeros) to `size` bytes."""

@@ -259,8 +259,12 @@ class Stream(Protocol):
     def peer(self) -> str:
         """Remote address for logs and quotas, ``host:port``."""
 
-    async def receive_into(self, buffer: memoryview) -> int:
+    async def receive_into(self, buffer: memoryview, expected_bytes: int = 1) -> int:
         """Wait for bytes, put at most len(buffer) of them into it, return how many (0: end).
+
+        With `expected_bytes` the caller says that fewer than these are of no use to it yet (the
+        rest of a frame). The stream may wait until it has a good part of them, and may return
+        sooner: an end or a fault of the connection is never waited out.
 
         Cancellation: nothing was received. Raises trio.BrokenResourceError, ClosedResourceError.
         """

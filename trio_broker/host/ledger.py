@@ -12,6 +12,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from trio_broker.buffers import BufferPool
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,11 +54,16 @@ class LedgerLock(Protocol):
 
 
 class FileLedger:
-    """Open files, calls under way, and locks that wait for those calls."""
+    """Open files, calls under way, and locks that wait for those calls.
 
-    __slots__ = ("_lock", "_files", "_calls", "_leaving", "_without_nowait")
+    Attributes:
+        read_buffers: for what files read on the event loop.
+    """
+
+    __slots__ = ("read_buffers", "_lock", "_files", "_calls", "_leaving", "_without_nowait")
 
     def __init__(self) -> None:
+        self.read_buffers = BufferPool()
         self._lock = threading.Lock()
         self._files: dict[LedgerFile, None] = {}  # in order of opening
         self._calls: dict[object, str] = {}  # calls that have no file, by path

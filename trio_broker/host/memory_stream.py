@@ -77,7 +77,7 @@ class MemoryStream:
     def __repr__(self) -> str:
         return f"<MemoryStream to {self.peer} {'closed' if self._is_closed else 'open'}>"
 
-    async def receive_into(self, buffer: memoryview) -> int:
+    async def receive_into(self, buffer: memoryview, expected_bytes: int = 1) -> int:  # noqa: ARG002
         """Wait for bytes and put them into `buffer`; return how many, 0 at the end."""
         assert len(buffer) > 0, "an empty buffer cannot be told from the end of the stream"
         await trio.lowlevel.checkpoint()

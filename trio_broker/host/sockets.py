@@ -33,6 +33,10 @@ _BACKLOG = 0xFFFF
 _PORT_ATTEMPTS_MAX = 8
 #: Most clients closed at once while there is no descriptor for them.
 _TURNED_AWAY_MAX = 256
+#: From so much of a frame on, a task is not woken for every packet of it (SO_RCVLOWAT, socket(7)).
+_LOW_WATER_BYTES_MIN = 16 * 1024
+#: So much is worth a wake-up: while it is copied, the peer may send more.
+_LOW_WATER_BYTES_MAX = 256 * 1024
 
 
 def _address_text(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
@@ -48,20 +52,23 @@ class RealStream:
         peer: remote address, ``host:port``.
     """
 
-    __slots__ = ("peer", "_socket", "_descriptor")
+    __slots__ = ("peer", "_socket", "_descriptor", "_low_water_bytes")
 
     def __init__(self, connected: socket.socket, peer: str) -> None:
         """Take over `connected`, which is non-blocking."""
         self.peer = peer
         self._socket = connected
         self._descriptor = connected.fileno()  # -1: closed
+        self._low_water_bytes = 1
 
     def __repr__(self) -> str:
         return f"<RealStream {self.peer} {'closed' if self._descriptor < 0 else 'open'}>"
 
-    async def receive_into(self, buffer: memoryview) -> int:
+    async def receive_into(self, buffer: memoryview, expected_bytes: int = 1) -> int:
         """Wait for bytes and put them into `buffer`; return how many, 0 at the end."""
         assert len(buffer) > 0, "an empty buffer cannot be told from the end of the stream"
+        if expected_bytes >= _LOW_WATER_BYTES_MIN or self._low_water_bytes > 1:
+            self._set_low_water(expected_bytes)
         while True:
             # Waiting first costs less than trying first: the bytes are rarely there already.
             await wait_readable(self._usable())
@@ -71,6 +78,18 @@ class RealStream:
                 continue
             except OSError as error:
                 raise self._broken(error) from error
+
+    def _set_low_water(self, expected_bytes: int) -> None:
+        """Let the kernel wake us only when so much has come (or the end, or a fault)."""
+        low_water_bytes = 1
+        if expected_bytes >= _LOW_WATER_BYTES_MIN:
+            low_water_bytes = min(expected_bytes, _LOW_WATER_BYTES_MAX)
+        if low_water_bytes != self._low_water_bytes:
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water_bytes)
+            except OSError:
+                return  # closed, which the wait says; or a system without it
+            self._low_water_bytes = low_water_bytes
 
     def send_nowait(self, buffer: Buffer) -> int:
         """Hand over what fits without waiting; return the number of bytes (possibly 0)."""

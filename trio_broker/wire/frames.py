@@ -5,8 +5,8 @@ places hold bytes:
 
 - a small buffer that grows to 64 KiB where a peer fills it, and holds any number of small frames;
 - for a frame above 32 KiB that is not complete yet, a buffer of its own with exactly its size, so
-  that its records are never copied again. Above 1 MiB it grows with the bytes that have really
-  arrived: a claimed size costs nothing.
+  that its records are never copied again. Where no such buffer is left from earlier frames, it
+  grows with the bytes that have really arrived: a claimed size costs nothing.
 
 Nobody writes where somebody still looks: a frame handed out ends its life at the next
 `writable()`, and if slices of it are still alive then, the buffer is left to them and replaced.
@@ -17,6 +17,7 @@ from __future__ import annotations
 from io import BytesIO
 from struct import Struct
 
+from trio_broker.buffers import BufferPool, is_unshared
 from trio_broker.errors import ProtocolError
 from trio_broker.wire.api import ApiKey
 
@@ -52,6 +53,7 @@ class FrameSplitter:
 
     __slots__ = (
         "_buffer",
+        "_buffers",
         "_end",
         "_frames",
         "_last_received",
@@ -66,12 +68,18 @@ class FrameSplitter:
         "produce_frame_bytes_max",
     )
 
-    def __init__(self, produce_frame_bytes_max: int, frame_bytes_max: int) -> None:
+    def __init__(
+        self,
+        produce_frame_bytes_max: int,
+        frame_bytes_max: int,
+        buffers: BufferPool | None = None,
+    ) -> None:
         self.produce_frame_bytes_max = produce_frame_bytes_max
         self.frame_bytes_max = frame_bytes_max
         self.frame_is_owned = False
         self.partial_since: float | None = None
         self._last_received = 0.0
+        self._buffers = buffers
         self._buffer = bytearray()  # small frames; bytes from _start to _end are not handed out
         self._start = 0
         self._end = 0
@@ -92,6 +100,13 @@ class FrameSplitter:
         if self._own is not None:
             return self._own_filled + _SIZE_BYTES
         return self._end - self._start
+
+    @property
+    def expected_bytes(self) -> int:
+        """How many more bytes complete the frame that is arriving; 1 if that is not known."""
+        if self._own is not None:
+            return self._own_frame_bytes - self._own_filled
+        return 1
 
     @property
     def claimed_bytes(self) -> int:
@@ -192,7 +207,7 @@ class FrameSplitter:
         start, end = self._start, self._end
         left = end - start
         buffer = self._buffer
-        if len(buffer) < self._wanted_bytes or not _is_unshared(buffer):
+        if len(buffer) < self._wanted_bytes or not is_unshared(buffer):
             self._buffer = bytearray(self._wanted_bytes)
             self._buffer[:left] = buffer[start:end]
         elif start:
@@ -203,7 +218,11 @@ class FrameSplitter:
         """Move the beginning of a big frame into a buffer of its own."""
         start = self._start + _SIZE_BYTES
         filled = self._end - start
-        own = _allocate(min(frame_bytes, max(_CLAIM_BYTES_MAX, _GROWTH * filled)))
+        own = None
+        if self._buffers is not None:
+            own = self._buffers.reuse(frame_bytes)
+        if own is None:
+            own = self._allocate(frame_bytes, max(_CLAIM_BYTES_MAX, _GROWTH * filled))
         own[:filled] = memoryview(self._buffer)[start : self._end]
         self._own = own
         self._own_filled = filled
@@ -212,10 +231,19 @@ class FrameSplitter:
 
     def _grow_own(self, own: memoryview) -> memoryview:
         """Enlarge a buffer that is full of received bytes."""
-        grown = _allocate(min(self._own_frame_bytes, _GROWTH * len(own)))
+        grown = self._allocate(self._own_frame_bytes, _GROWTH * len(own))
         grown[: len(own)] = own
         self._own = grown
         return grown
+
+    def _allocate(self, frame_bytes: int, byte_count_max: int) -> memoryview:
+        """Return memory for a frame, or for its beginning; to be used again if it holds it all."""
+        if frame_bytes > byte_count_max:
+            return _allocate(byte_count_max)
+        made = None
+        if self._buffers is not None:
+            made = self._buffers.make(frame_bytes)
+        return made or _allocate(frame_bytes)
 
 
 def _check_size(size: int, limit: int) -> None:
@@ -232,13 +260,3 @@ def _allocate(byte_count: int) -> memoryview:
     makes them writable without a copy.
     """
     return BytesIO(bytes(byte_count)).getbuffer()
-
-
-def _is_unshared(buffer: bytearray) -> bool:
-    """Say whether no view of the buffer is alive: a bytearray refuses to change its size if so."""
-    try:
-        last = buffer.pop()
-    except BufferError:
-        return False
-    buffer.append(last)  # of a full buffer it is a received byte
-    return True

@@ -92,7 +92,7 @@ class SimStream:
         """Remote address, ``host:port``."""
         return self._peer
 
-    async def receive_into(self, buffer: memoryview) -> int:
+    async def receive_into(self, buffer: memoryview, expected_bytes: int = 1) -> int:  # noqa: ARG002
         """Wait for bytes and put them into `buffer`; return how many, 0 at the end."""
         assert len(buffer) > 0, "an empty buffer cannot be told from the end of the stream"
         await trio.lowlevel.checkpoint()
