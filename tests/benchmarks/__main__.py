@@ -43,7 +43,14 @@ def measure(
                 frame_bytes = measured[0].frame_bytes
                 rows += measured
             if cell.name != ONE_AT_A_TIME.name:
-                rows += run_twin(cell, frame_bytes=frame_bytes, number=number, directory=directory)
+                for syncs in (False, True):
+                    rows += run_twin(
+                        cell,
+                        frame_bytes=frame_bytes,
+                        number=number,
+                        directory=directory,
+                        syncs=syncs,
+                    )
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,10 @@ from tests.support import processes
 
 MIB = 1 << 20
 DURABILITIES = ("fsync", "interval", "os")
+#: So much is produced at a time, with memory made ready for it before (`systems.warm_memory`).
+LEG_BYTES = 256 * MIB
 TWIN = "twin"
+SYNCING_TWIN = "twin that syncs"
 
 
 @attrs.frozen
@@ -44,6 +47,7 @@ class Cell:
 CELLS = (
     Cell("1 KiB, 1 partition", 1024, 1, 1_049_000),
     Cell("1 KiB, 6 partitions", 1024, 6, 1_049_000),
+    Cell("1 KiB, 50 partitions", 1024, 50, 1_049_000),
     Cell("100 B, 1 partition", 100, 1, 4_000_000),
     Cell("100 B, 6 partitions", 100, 6, 4_000_000),
 )
@@ -117,24 +121,28 @@ def contenders(kafka_jars: Path | None) -> list[Contender]:
 
 @attrs.define
 class Meter:
-    """Takes the readings around one action."""
+    """Takes the readings around one action, or several."""
 
     running: Running
     _cpu: float = 0.0
+    _before: float = 0.0
     _rss: int = 0
 
     def __enter__(self) -> Self:
-        self._rss = processes.usage(self.running.pid).rss_bytes
-        self._cpu = processes.cpu_seconds(self.running.pid)
+        self._rss = self._rss or processes.usage(self.running.pid).rss_bytes
+        self._before = processes.cpu_seconds(self.running.pid)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._cpu = processes.cpu_seconds(self.running.pid) - self._cpu
+        self._cpu += processes.cpu_seconds(self.running.pid) - self._before
 
-    def row(self, result: dict[str, Any], **labels: Any) -> Row:
-        """Put the readings and the client's result together."""
+    def row(self, results: Sequence[dict[str, Any]], **labels: Any) -> Row:
+        """Put the readings and the client's results together."""
+        result = {key: sum(part[key] for part in results) for key in results[0]}
         requests = result.get("requests", 0)
-        latency = {key: value for key, value in result.items() if key.endswith("_ms")}
+        latency = {
+            key: value / len(results) for key, value in result.items() if key.endswith("_ms")
+        }
         return Row(
             records=result["records"],
             megabytes=result["bytes"] / 1e6,
@@ -156,7 +164,7 @@ def run_cell(cell: Cell, who: Contender, *, number: int, directory: Path | None)
         "durability": who.durability,
         "round": number,
     }
-    load = {"record_bytes": cell.record_bytes, "partitions": cell.partitions, "topic": "cell"}
+    load = {"partitions": cell.partitions, "topic": "cell"}
     with scratch(directory) as path, who.start(path) as running:
         for topic, partitions in (("warm", 1), ("cell", cell.partitions)):
             drive(
@@ -167,10 +175,24 @@ def run_cell(cell: Cell, who: Contender, *, number: int, directory: Path | None)
                 config=who.topic_config,
             )
         _warm_up(running, cell.record_bytes)
-        for action in ("produce", "fetch"):
-            with Meter(running) as meter:
-                result = drive(running.address, what=action, records=cell.records, **load)
-            yield meter.row(result, action=action, **labels)
+        meter = Meter(running)
+        results = []
+        for records in legs(cell):
+            systems.warm_memory(path, records * cell.record_bytes)
+            with meter:
+                produced = drive(
+                    running.address,
+                    what="produce",
+                    records=records,
+                    record_bytes=cell.record_bytes,
+                    **load,
+                )
+            results.append(produced)
+        yield meter.row(results, action="produce", **labels)
+        stored = sum(result["records"] for result in results)
+        with Meter(running) as meter:
+            result = drive(running.address, what="fetch", records=stored, **load)
+        yield meter.row([result], action="fetch", **labels)
 
 
 def run_one_at_a_time(
@@ -189,7 +211,7 @@ def run_one_at_a_time(
                 record_bytes=cell.record_bytes,
             )
         yield meter.row(
-            result,
+            [result],
             cell=cell.name,
             action="produce",
             system=who.system,
@@ -198,33 +220,61 @@ def run_one_at_a_time(
         )
 
 
-def run_twin(cell: Cell, *, frame_bytes: int, number: int, directory: Path | None) -> Iterator[Row]:
+def run_twin(
+    cell: Cell,
+    *,
+    frame_bytes: int,
+    number: int,
+    directory: Path | None,
+    syncs: bool = False,
+) -> Iterator[Row]:
     """Move as many bytes through the twin, in frames of the size that librdkafka's had."""
     total_bytes = cell.records * cell.record_bytes
-    labels = {"cell": cell.name, "system": TWIN, "durability": "none", "round": number}
-    with scratch(directory) as path, systems.twin(path) as running:
+    labels = {
+        "cell": cell.name,
+        "system": SYNCING_TWIN if syncs else TWIN,
+        "durability": "fsync" if syncs else "none",
+        "round": number,
+    }
+    with scratch(directory) as path, systems.twin(path, syncs=syncs) as running:
         warm_bytes = min(total_bytes, 32 * MIB)
         drive(running.address, what="twin_write", total_bytes=warm_bytes, frame_bytes=frame_bytes)
-        with Meter(running) as meter:
-            result = drive(
-                running.address,
-                what="twin_write",
-                total_bytes=total_bytes,
-                frame_bytes=frame_bytes,
-            )
-        yield meter.row(result, action="produce", **labels)
+        meter = Meter(running)
+        results = []
+        for records in legs(cell):
+            leg_bytes = records * cell.record_bytes
+            systems.warm_memory(path, leg_bytes)
+            with meter:
+                written = drive(
+                    running.address,
+                    what="twin_write",
+                    total_bytes=leg_bytes,
+                    frame_bytes=frame_bytes,
+                )
+            results.append(written)
+        yield meter.row(results, action="produce", **labels)
+        if syncs:
+            return  # it reads like the other
         with Meter(running) as meter:
             result = drive(running.address, what="twin_read", total_bytes=total_bytes)
-        yield meter.row(result, action="fetch", **labels)
+        yield meter.row([result], action="fetch", **labels)
+
+
+def legs(cell: Cell) -> list[int]:
+    """Return how many records of a cell are sent at a time, in whole thousands."""
+    count = max(1, round(cell.records * cell.record_bytes / LEG_BYTES))
+    each = max(1, cell.records // count // 1000) * 1000
+    return [each] * (count - 1) + [cell.records - each * (count - 1)]
 
 
 def _warm_up(running: Running, record_bytes: int) -> None:
     """Load code, fill caches, and let a JVM compile, before anything is measured."""
-    load = {
-        "topic": "warm",
-        "partitions": 1,
-        "records": running.warm_up_records,
-        "record_bytes": record_bytes,
-    }
-    drive(running.address, what="produce", **load)
-    drive(running.address, what="fetch", **load)
+    load = {"topic": "warm", "partitions": 1}
+    produced = drive(
+        running.address,
+        what="produce",
+        records=running.warm_up_records,
+        record_bytes=record_bytes,
+        **load,
+    )
+    drive(running.address, what="fetch", records=produced["records"], **load)

@@ -61,6 +61,21 @@ def scratch(directory: Path | None) -> Iterator[Path]:
         os.sync()  # the next measurement must not pay for this one's dirty pages
 
 
+def warm_memory(directory: Path, size_bytes: int) -> None:
+    """Have this much memory ready for the page cache.
+
+    A virtual machine may get its memory from the host only when it touches it, and give it back
+    soon after it was freed. Whoever writes then pays for the host's work too, sometimes more than
+    for all its own. Memory that was used a moment ago is there, so all measurements begin so.
+    """
+    path = directory / "warm"
+    piece = bytes(1 << 20)
+    with path.open("wb", buffering=0) as file:
+        for _ in range(0, size_bytes, len(piece)):
+            file.write(piece)
+    path.unlink()
+
+
 @contextmanager
 def trio_broker(directory: Path) -> Iterator[Running]:
     """Run this project's server."""
@@ -69,10 +84,11 @@ def trio_broker(directory: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def twin(directory: Path) -> Iterator[Running]:
+def twin(directory: Path, *, syncs: bool) -> Iterator[Running]:
     """Run the blocking socket-to-file server."""
+    command = [sys.executable, "-m", "tests.benchmarks.twin", str(directory / "file")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.twin", str(directory / "file")],
+        [*command, "--sync"] if syncs else command,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -4,6 +4,7 @@
 (int32), one letter and the rest: ``W`` appends the rest to the file, ``R`` asks for an offset
 (int64) and a count (int32) and gets that many bytes back. Standard library only; no protocol, no
 checksum, no sync, nothing kept. A broker does more, so its share of this is what the more costs.
+With ``--sync`` each frame is synced before it is answered.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def receive_exactly(sock: socket.socket, view: memoryview) -> bool:
     return True
 
 
-def serve(sock: socket.socket, path: str) -> None:
+def serve(sock: socket.socket, path: str, *, syncs: bool) -> None:
     """Serve one connection until its end."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     head = memoryview(bytearray(_HEAD.size))
@@ -55,6 +56,8 @@ def serve(sock: socket.socket, path: str) -> None:
             if letter == b"W":
                 written = os.write(file, rest)
                 assert written == length
+                if syncs:
+                    os.fdatasync(file)
                 sock.sendall(REPLY)
             else:
                 offset, count = _READ.unpack(rest)
@@ -71,7 +74,7 @@ def main() -> None:
         while True:
             sock, _ = listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            serve(sock, sys.argv[1])
+            serve(sock, sys.argv[1], syncs="--sync" in sys.argv)
 
 
 if __name__ == "__main__":
