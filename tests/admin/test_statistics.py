@@ -235,10 +235,9 @@ def test_latencies_fall_into_inclusive_buckets() -> None:
 def test_the_loop_s_lag_is_the_worst_of_the_last_ticks() -> None:
     lag = LoopLag()
     assert lag.max_seconds == 0.0
-    lag.tick(0.5, 0.5)
-    lag.tick(0.75, 0.5)
-    lag.tick(0.4, 0.5)
+    for late_seconds in (0.0, 0.25, -0.1):
+        lag.take(late_seconds)
     assert lag.max_seconds == 0.25
     for _ in range(30):
-        lag.tick(0.5, 0.5)
+        lag.take(0.0)
     assert lag.max_seconds == 0.0

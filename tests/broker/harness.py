@@ -214,6 +214,15 @@ def _version(body: Any, version: int) -> int:
     return APIS[type(body).api_key].max_version if version == NEWEST else version
 
 
+async def closed_after(client: Client) -> float:
+    """Wait for the broker to close; return how long that took."""
+    began = trio.current_time()
+    with trio.fail_after(1000):
+        while await client.stream.receive_into(memoryview(bytearray(1000))):
+            pass
+    return trio.current_time() - began
+
+
 @asynccontextmanager
 async def open_client(network: Any, address: tuple[str, int]) -> AsyncIterator[Client]:
     stream = await network.connect(*address)

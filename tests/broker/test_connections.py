@@ -12,6 +12,7 @@ import trio
 
 from tests.broker.harness import (
     World,
+    closed_after,
     codes,
     fetch_request,
     make_batch,
@@ -32,15 +33,6 @@ from trio_broker.wire.messages.produce import PartitionProduceData, TopicProduce
 
 def network(world: World, **changes: Any) -> NetworkConfig:
     return attrs.evolve(world.config().network, **changes)
-
-
-async def closed_after(client: Any) -> float:
-    """Wait for the broker to close; return how long that took."""
-    began = trio.current_time()
-    with trio.fail_after(1000):
-        while await client.stream.receive_into(memoryview(bytearray(1000))):
-            pass
-    return trio.current_time() - began
 
 
 # -------------------------------------------------------------------------- silent and slow

@@ -31,9 +31,9 @@ class Faults:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *faults: BaseException) -> None:
         self._now = trio.Event()
-        places = ("reap_forever", "shorten_offsets_logs")
+        places = ("reaper.Reaper.run", "broker.shorten_offsets_logs")
         for place, fault in zip(places, faults, strict=False):
-            monkeypatch.setattr(f"trio_broker.broker.broker.{place}", self._raising(fault))
+            monkeypatch.setattr(f"trio_broker.broker.{place}", self._raising(fault))
 
     def _raising(self, fault: BaseException) -> Any:
         async def fail(_state: object) -> None:

@@ -43,13 +43,12 @@ if TYPE_CHECKING:
 # --------------------------------------------------------------------------------------- age
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the watchers that look again and again do so rarely: a week has 1.2 million half seconds.
+    """Let the watchers that look again and again do so rarely: a week has 60,000 times ten seconds.
 
     What is tested does not depend on them.
     """
     for name, seconds in (
         ("disk_guard.LOOK_SECONDS", 1e6),
-        ("reaper.REAP_INTERVAL_SECONDS", 1e6),
         ("leak_watch.LOOK_SECONDS", 1e6),
         ("housekeeping.OFFSETS_INTERVAL_SECONDS", 1e6),
     ):

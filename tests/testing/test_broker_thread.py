@@ -188,7 +188,7 @@ def test_a_crash_reaches_the_test_at_every_call_and_at_the_end(
         await now.wait()
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("trio_broker.broker.broker.reap_forever", fail)
+    monkeypatch.setattr("trio_broker.broker.reaper.Reaper.run", fail)
 
     async def trigger(_broker: Broker) -> None:
         now.set()

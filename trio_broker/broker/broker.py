@@ -21,7 +21,6 @@ from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_li
 from trio_broker.broker.log_dir import LogDir, open_log_dirs
 from trio_broker.broker.metadata_store import open_controller
 from trio_broker.broker.phase import Phase
-from trio_broker.broker.reaper import reap_forever
 from trio_broker.broker.reconciler import Reconciler
 from trio_broker.broker.shutdown import (
     BACKGROUND,
@@ -36,6 +35,7 @@ from trio_broker.broker.shutdown import (
 from trio_broker.broker.state import BrokerState
 from trio_broker.broker.supervise import Supervisor
 from trio_broker.errors import BrokerClosed, LogDirFailed, StorageError, StuckIO
+from trio_broker.host.clock import has_real_time
 from trio_broker.metadata.decisions import StartedDirectory
 
 if TYPE_CHECKING:
@@ -250,7 +250,9 @@ class BrokerTree:
         state = self.state
         with self._background:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(reap_forever, state)
+                nursery.start_soon(state.reaper.run)
+                if has_real_time():
+                    nursery.start_soon(state.loop_lag.run)
                 nursery.start_soon(shorten_offsets_logs, state)
                 nursery.start_soon(state.coordinator.run)
                 nursery.start_soon(LeakWatch(state).run)

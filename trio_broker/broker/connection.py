@@ -141,6 +141,17 @@ class Connection:
         self.close_reason = reason
         self.scope.cancel()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing will be due before `deadline`, unless the client sends something."""
+        return (
+            self._receiving
+            and self.deadline < float("inf")
+            and self._splitter.partial_since is None
+            and not self._pending
+            and not self._backlog
+        )
+
     def begin_drain(self) -> None:
         """Take no further request; close once those under way are answered."""
         self.draining = True
@@ -221,6 +232,7 @@ class Connection:
         self._receiving = True
         count = await self.stream.receive_into(splitter.writable(), splitter.expected_bytes)
         self._receiving = False
+        self._state.reaper.stir()
         splitter.received(count, trio.current_time())
         return count
 

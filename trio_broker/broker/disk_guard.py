@@ -1,6 +1,8 @@
 """Watches one log dir's disk: room, probes while it is refused or broken, and the way back.
 
-One task per log dir. The decisions are `storage.disk_state`'s; what they mean for replicas is
+One task per log dir. It looks once a second while the broker writes, or the room changes because
+others do; on a quiet disk ever more rarely, and again at once when the first write comes. The
+decisions are `storage.disk_state`'s; what they mean for replicas is
 `LogDir`'s. A disk that hangs hangs this task's lane job, which then fails with `StuckIO` like any
 other; the other log dirs have guards and lanes of their own.
 """
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_broker.disk_guard")
 
 LOOK_SECONDS = 1.0
+#: On a disk on which nothing changes; up to this long, that is, since pauses double.
+LOOK_SECONDS_QUIET = 30.0
 LOOK_SECONDS_TIGHT = 0.1
 PROBE_BYTES = 4096
 BALLAST_BYTES_MAX = 64 * MIB
@@ -89,6 +93,8 @@ class DiskGuard:
         self._wanted_bytes = ballast_bytes
         self._held_bytes = 0
         self._backoff = Backoff()
+        self._pause_seconds = 0.0
+        self._wake = trio.CancelScope()
         self._paced = PacedLog(logger)
 
     async def run(self) -> None:
@@ -105,10 +111,28 @@ class DiskGuard:
                 await trio.sleep(LOOK_SECONDS_TIGHT)
                 await self._probe()
             else:
+                before = health.space
                 await self._look()
-                with trio.move_on_after(LOOK_SECONDS_TIGHT if health.is_tight else LOOK_SECONDS):
+                self._choose_pause(before)
+                with trio.move_on_after(self._pause_seconds) as self._wake:
                     # A write that met a full disk: the ballast is wanted at once.
                     await self._log_dir.disk_news.wait()
+
+    def stir(self) -> None:
+        """Look at once if the last look was long ago: after a pause there are writes again."""
+        if self._pause_seconds > LOOK_SECONDS:
+            self._wake.cancel()
+
+    def _choose_pause(self, before: Space | None) -> None:
+        """Choose how long to wait for the next look; `before` is what the one before has found."""
+        health = self._log_dir.health
+        if health.is_tight:
+            self._pause_seconds = LOOK_SECONDS_TIGHT
+        elif self._log_dir.keeper.has_changed or health.space != before:
+            self._pause_seconds = LOOK_SECONDS
+        else:
+            longer_seconds = max(2 * self._pause_seconds, LOOK_SECONDS)
+            self._pause_seconds = min(longer_seconds, LOOK_SECONDS_QUIET)
 
     async def _measure(self) -> None:
         """Learn how much room there is on a disk that refuses writes."""

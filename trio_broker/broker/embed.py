@@ -27,6 +27,7 @@ from trio_broker.broker.supervise import first_cause
 from trio_broker.client.partitioner import choose_partition
 from trio_broker.config import BrokerConfig
 from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
+from trio_broker.host.clock import has_real_time
 from trio_broker.host.memory_stream import memory_stream_pair
 from trio_broker.names import TopicName
 from trio_broker.records.batch import BatchHeader
@@ -370,8 +371,7 @@ async def serve(
 
 def _check_clock(host: Host) -> None:
     """Refuse a real disk under a virtual clock, where deadlines pass while a thread still works."""
-    clock = trio.lowlevel.current_clock()
-    if not host.simulated and not type(clock).__module__.startswith("trio._core"):
+    if not host.simulated and not has_real_time():
         raise RuntimeError(
             "a broker on a real disk cannot run under a virtual clock, since virtual time does "
             "not wait for its threads: use trio_broker.testing.memory_broker instead"

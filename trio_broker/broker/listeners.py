@@ -182,6 +182,7 @@ async def serve_stream(state: BrokerState, stream: Stream, session: Session) -> 
     """Serve one client until it leaves; the boundary around its connection. Closes the stream."""
     connection = Connection(stream, session, state)
     state.clients[connection] = None
+    state.reaper.stir()
     try:
         await state.supervisor.absorb("connection", connection.run)
     finally:

@@ -57,6 +57,7 @@ class LogDir:
         disk_news: set, and replaced by a new one, when the disk's state changes.
         paced: writes lines about this disk and what is on it.
         keeper: keeps the logs within their budget.
+        guard: watches the disk.
         deleted: what is left of deleted replicas.
         deletions: says what retention takes away.
         write_failures: writes that were refused by the system (full disk, EIO) and cut back.
@@ -78,6 +79,7 @@ class LogDir:
         self._settings = LogSettings.from_config(state.config.limits, state.config.storage)
         self.deleted = DeletedReplicas(self)
         self.keeper = SpaceKeeper(self, state)
+        self.guard = DiskGuard(self, state.host, state.config.storage.ballast_bytes)
         self.deletions = DeletionLog(logger, directory.path)
         self.shards = [
             Shard(
@@ -411,8 +413,7 @@ async def _open_log_dir(
             async with trio.open_nursery() as shards:
                 for shard in log_dir.shards:
                     await shards.start(shard.serve)
-                guard = DiskGuard(log_dir, state.host, storage.ballast_bytes)
-                for work in (guard.run, log_dir.deleted.remove_when_told, log_dir.keeper.run):
+                for work in (log_dir.guard.run, log_dir.deleted.remove_when_told, log_dir.keeper.run):
                     shards.start_soon(state.supervisor.keep_running, log_dir.boundary, work)
                 yield log_dir
                 shards.cancel_scope.cancel()

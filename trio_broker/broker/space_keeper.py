@@ -53,6 +53,7 @@ class SpaceKeeper:
             every few seconds, and never too low.
         limit_bytes: what they may take, together with those of all log dirs if that is one budget;
             None until the size of the disk is known.
+        has_changed: the logs have grown or shrunk since their bytes were counted.
         refusal: why produce is refused, for the error message; None if it is not.
         segment_bytes_max: where segments roll that may have to give way.
         commit_bytes_max: how much one group commit may carry.
@@ -62,6 +63,7 @@ class SpaceKeeper:
         storage = state.config.storage
         self.used_bytes = 0
         self.limit_bytes: int | None = None
+        self.has_changed = True
         self.refusal: str | None = None
         self.segment_bytes_max = INT32_MAX
         self.commit_bytes_max = storage.commit_bytes_max
@@ -70,7 +72,6 @@ class SpaceKeeper:
         self._configured_bytes = storage.bytes_max
         self._partitions = 0
         self._paced = PacedLog(logger)
-        self._has_changed = True
         self._counted_at = -math.inf
         self._acted_on: Space | None = None
         self._was_of_use = True
@@ -94,15 +95,15 @@ class SpaceKeeper:
         if self.is_over:
             self._wake_by(self._earliest)
             self._is_wanted = self._is_wanted or self._earliest < 0
-        elif not self._has_changed:
-            self._wake_by(trio.current_time() + LOOK_SECONDS)
-        self._has_changed = True
+        if not self.has_changed:
+            self.changed()
 
     def changed(self) -> None:
-        """Take note that segments have gone by themselves."""
-        if not self._has_changed:
-            self._has_changed = True
+        """Take note that what the logs take is about to change, or that segments have gone."""
+        if not self.has_changed:
+            self.has_changed = True
             self._wake_by(trio.current_time() + LOOK_SECONDS)
+            self._log_dir.guard.stir()
 
     async def wait_for_room(self) -> None:
         """Wait while room is being made, a second at most. Cancellation has no other effect."""
@@ -190,7 +191,7 @@ class SpaceKeeper:
         now = trio.current_time()
         if self._is_low and self._was_of_use:
             return min(self._wake_at, now + LOOK_SECONDS_PRESSED)
-        if self._is_low or self._has_changed or self.refusal is not None or self.is_over:
+        if self._is_low or self.has_changed or self.refusal is not None or self.is_over:
             return min(self._wake_at, now + LOOK_SECONDS)
         return self._wake_at
 
@@ -210,7 +211,7 @@ class SpaceKeeper:
         if self._is_low:
             await self._relieve_disk()
         if not self.is_over:
-            self._has_changed = self._has_changed and not is_counted
+            self.has_changed = self.has_changed and not is_counted
             self._set_refusal(None)
             return
         for keeper in self._sharing():

@@ -18,6 +18,7 @@ from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.memory_pool import MemoryPool
 from trio_broker.broker.paced_log import PacedLog
 from trio_broker.broker.phase import Phase
+from trio_broker.broker.reaper import Reaper
 from trio_broker.broker.request_counters import RequestCounters
 from trio_broker.broker.response_flusher import ResponseFlusher
 from trio_broker.broker.token_bucket import TokenBucket
@@ -55,6 +56,7 @@ class BrokerState:
         requests: how many of each API were answered, and how quickly.
         phase_changes: the phase, for those who wait for it to change; see `phase`.
         loop_lag: how late the event loop runs.
+        reaper: has an eye on the deadlines of clients.
         connections_accepted: clients let in, ever.
         connections_refused: clients turned away because there were too many.
         leaks: a sentence for each owner that holds files for longer than it may.
@@ -98,6 +100,7 @@ class BrokerState:
         factory=lambda: trio_util.AsyncValue(Phase.STARTING)
     )
     loop_lag: LoopLag = field(factory=LoopLag)
+    reaper: Reaper = field(init=False)
     connections_accepted: int = 0
     connections_refused: int = 0
     leaks: Mapping[str, str] = field(factory=dict)
@@ -117,6 +120,7 @@ class BrokerState:
             ConfigError: see `divide_descriptors`.
         """
         self.flusher = ResponseFlusher(self.supervisor)
+        self.reaper = Reaper(self.clients)
         self.descriptors = divide_descriptors(
             self.config,
             allowed=self.host.descriptors_max,

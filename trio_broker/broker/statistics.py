@@ -165,7 +165,7 @@ def _owners(state: BrokerState) -> Generator[None, None, tuple[OwnerStatistics, 
         files[owner] += 1
         size_bytes[owner] += file.size_bytes
     yield
-    tasks = count_tasks(state.root_task)
+    tasks = yield from count_tasks(state.root_task)
     return tuple(
         OwnerStatistics(
             owner=owner,

@@ -1,8 +1,10 @@
-"""Civil time of this machine."""
+"""Civil time of this machine, and whether Trio's clock goes as that does."""
 
 from __future__ import annotations
 
 import time
+
+import trio
 
 
 class RealWallClock:
@@ -11,3 +13,8 @@ class RealWallClock:
     def now_ms(self) -> int:
         """Milliseconds since the Unix epoch; may jump in both directions."""
         return time.time_ns() // 1_000_000
+
+
+def has_real_time() -> bool:
+    """Return whether Trio's clock is the machine's own, and no virtual one that waits or jumps."""
+    return type(trio.lowlevel.current_clock()).__module__.startswith("trio._core")
