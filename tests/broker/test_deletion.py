@@ -29,6 +29,9 @@ from trio_broker.storage.disk_state import DiskState
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 
+#: One batch of `fill_segments` each.
+SMALL_SEGMENTS = TopicConfig(segment_bytes=1024, retention_ms=-1)
+
 
 def delete_request(*names: str, timeout_ms: int = 30_000) -> DeleteTopicsRequest:
     topics = [DeleteTopicState(name=name, topic_id=ZERO_TOPIC_ID) for name in names]
@@ -53,6 +56,28 @@ def tasks_of(run: Running, topic_id: UUID) -> list[object]:
         for key, replica in shard.replicas.items()
         if key.topic_id == topic_id
     ]
+
+
+def check_gone(world: World, run: Running, topic_id: UUID) -> None:
+    """Check that neither the disk nor the metadata nor the ledger knows of a topic."""
+    assert not left_of(world, topic_id)
+    assert not open_of(world, topic_id)
+    assert topic_id not in run.state.controller.image.deletions
+
+
+async def fail_to_delete(run: Running) -> None:
+    """Delete a topic whose files cannot be moved: an error, and it is gone for clients."""
+    with pytest.raises(RequestError, match="could not be moved out of the way") as failure:
+        await run.broker.delete_topic("orders")
+    assert failure.value.code is ErrorCode.KAFKA_STORAGE_ERROR
+    assert "orders" not in run.state.router.by_name
+
+
+async def fill_segments(world: World, topic: str, count: int) -> None:
+    """Fill so many segments, where they are small."""
+    async with world.connect() as client:
+        for _ in range(count):
+            await client.produce(make_batch(bytes(900)), topic=topic)
 
 
 @simulated
@@ -111,8 +136,7 @@ async def test_what_takes_too_long_is_said_and_goes_on(
             found = await client.fetch()
             assert (found.high_watermark, b"new" in bytes(found.records)) == (1, True)
             await trio.sleep(60)
-            assert not left_of(world, old_id)
-            assert not run.state.controller.image.deletions
+            check_gone(world, run, old_id)
 
 
 @simulated
@@ -187,10 +211,7 @@ async def test_files_that_cannot_be_moved_are_an_error_and_are_moved_later(
 
         with monkeypatch.context() as patch:
             patch.setattr(SimFileSystem, "rename", refuse)
-            with pytest.raises(RequestError, match="could not be moved out of the way") as failure:
-                await run.broker.delete_topic("orders")
-            assert failure.value.code is ErrorCode.KAFKA_STORAGE_ERROR
-            assert "orders" not in run.state.router.by_name
+            await fail_to_delete(run)
             assert not tasks_of(run, old_id)
             assert not open_of(world, old_id)
             assert old_id in run.state.controller.image.deletions
@@ -201,8 +222,7 @@ async def test_files_that_cannot_be_moved_are_an_error_and_are_moved_later(
             assert {path.count("/") for path in left_of(world, old_id)} <= {3, 4}
             assert all("-1" in path for path in left_of(world, old_id))
         await trio.sleep(120)
-        assert not left_of(world, old_id)
-        assert not run.state.controller.image.deletions
+        check_gone(world, run, old_id)
         assert left_of(world, others_id)
 
 
@@ -219,8 +239,7 @@ async def test_a_bug_while_files_are_moved_later_ends_that_and_not_the_broker(
         topic_id = await run.broker.create_topic("orders")
         await run.broker.create_topic("others")
         with failing("rename", str(topic_id), errno.EACCES, on=SimFileSystem):
-            with pytest.raises(RequestError, match="could not be moved out of the way"):
-                await run.broker.delete_topic("orders")
+            await fail_to_delete(run)
             await trio.sleep(10)
         assert run.state.supervisor.faults["controller"].count == 1
         assert await run.broker.produce("others", b"x") == (0, 0)
@@ -254,8 +273,7 @@ async def test_a_disk_that_fails_in_a_deletion_is_failed_and_goes_on_with_it(
             assert old_id in run.state.controller.image.deletions
         await trio.sleep(120)  # a probe finds that the disk works again
         assert not run.state.log_dirs[0].is_failed
-        assert not left_of(world, old_id)
-        assert not run.state.controller.image.deletions
+        check_gone(world, run, old_id)
         assert await run.broker.produce("others", b"x") == (0, 0)
 
 
@@ -283,9 +301,7 @@ async def test_a_hung_call_is_waited_for_before_the_topic_counts_as_deleted(
                 assert f"of {paths.owner_name(replica.topic_partition)}" in line
                 assert topic_id in run.state.controller.image.deletions
             await trio.sleep(300)
-        assert not open_of(world, topic_id)
-        assert not left_of(world, topic_id)
-        assert not run.state.controller.image.deletions
+        check_gone(world, run, topic_id)
 
 
 @simulated
@@ -310,13 +326,11 @@ async def test_a_large_topic_is_removed_in_small_jobs_beside_other_work(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_dir_module, "REMOVED_FILES_MAX", 4)
-    topic = TopicConfig(segment_bytes=1024, retention_ms=-1)
-    async with world.running(topic=topic) as run:
+    async with world.running(topic=SMALL_SEGMENTS) as run:
         topic_id = await run.broker.create_topic("large")
         await run.broker.create_topic("small")
-        async with world.connect() as client, world.connect() as other:
-            for _ in range(40):
-                await client.produce(make_batch(bytes(900)), topic="large")
+        await fill_segments(world, "large", 40)
+        async with world.connect() as other:
             await trio.sleep(5)
             files = len(left_of(world, topic_id))
             assert files > 40
@@ -362,8 +376,7 @@ async def test_files_that_may_not_be_moved_do_not_count_against_the_disk(world: 
         topic_id = await run.broker.create_topic("orders")
         await run.broker.create_topic("others")
         with failing("rename", str(topic_id), errno.EACCES, on=SimFileSystem) as met:
-            with pytest.raises(RequestError, match="could not be moved out of the way"):
-                await run.broker.delete_topic("orders")
+            await fail_to_delete(run)
             for _ in range(20):
                 await run.broker.produce("others", b"x")
                 await trio.sleep(1)
@@ -377,13 +390,9 @@ async def test_removal_goes_on_after_a_restart(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_dir_module, "REMOVED_FILES_MAX", 2)
-    async with world.running_until_power_cut(
-        topic=TopicConfig(segment_bytes=1024, retention_ms=-1)
-    ) as run:
+    async with world.running_until_power_cut(topic=SMALL_SEGMENTS) as run:
         topic_id = await run.broker.create_topic("orders", partitions=2)
-        async with world.connect() as client:
-            for _ in range(20):
-                await client.produce(make_batch(bytes(900)))
+        await fill_segments(world, "orders", 20)
         with slow(paths.DELETED_SUFFIX, 0.2):
             await run.broker.delete_topic("orders")
             await trio.sleep(3)
@@ -402,11 +411,9 @@ async def test_a_stop_does_not_wait_for_space_to_be_given_back(
 ) -> None:
     monkeypatch.setattr(log_dir_module, "REMOVED_FILES_MAX", 2)
     with slow(paths.DELETED_SUFFIX, 0.5):
-        async with world.running(topic=TopicConfig(segment_bytes=1024, retention_ms=-1)) as run:
+        async with world.running(topic=SMALL_SEGMENTS) as run:
             await run.broker.create_topic("orders")
-            async with world.connect() as client:
-                for _ in range(40):
-                    await client.produce(make_batch(bytes(900)))
+            await fill_segments(world, "orders", 40)
             await run.broker.delete_topic("orders")
             began = trio.current_time()
         assert trio.current_time() - began < 10

@@ -21,147 +21,121 @@ if TYPE_CHECKING:
     from trio_broker.broker.embed import Broker
 
 
-def watch_of(broker: Broker) -> LeakWatch:
-    return LeakWatch(broker._state)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the watch suspect what it sees once."""
+    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
 
 
-async def make_topic(broker: Broker) -> str:
-    """Make a topic and write to it; return what its files are entered under in the ledger."""
-    await broker.create_topic("orders")
-    await broker.produce("orders", b"x")
-    replica = broker._state.router.by_name["orders"].replica(0)
+async def leaks_of(broker: Broker) -> dict[str, str]:
+    """Let a watch look once; return what the broker says of leaks then."""
+    await LeakWatch(broker._state).look()
+    return dict(broker._state.leaks)
+
+
+async def make_topic(broker: Broker, partitions: int = 1) -> str:
+    """Make a topic and write to it; return what one replica's files are entered under."""
+    await broker.create_topic("orders", partitions=partitions)
+    for partition in range(partitions):
+        await broker.produce("orders", b"x", partition=partition)
+    replica = broker._state.router.by_name["orders"].replica(min(1, partitions - 1))
     assert replica is not None
     return owner_name(replica.topic_partition)
 
 
-async def test_a_broker_at_work_is_not_suspected(
-    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+@pytest.mark.usefixtures("impatient")
+async def test_a_broker_at_work_is_not_suspected(config: BrokerConfig) -> None:
     async with open_broker(config) as broker:
-        await broker.create_topic("orders", partitions=3)
-        for partition in range(3):
-            await broker.produce("orders", b"x", partition=partition)
-        watch = watch_of(broker)
-        await watch.look()
-        assert broker._state.leaks == {}
+        await make_topic(broker, partitions=3)
+        assert await leaks_of(broker) == {}
         await broker.delete_topic("orders")
-        await watch.look()
-        assert broker._state.leaks == {}
+        assert await leaks_of(broker) == {}
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_descriptor_that_the_ledger_does_not_know_is_found(
-    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: BrokerConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
     async with open_broker(config) as broker:
-        await broker.create_topic("orders")
-        await broker.produce("orders", b"x")
+        await make_topic(broker)
         stranger = Path(config.data_dir) / "logs" / "stranger"
         stranger.touch()
         descriptor = os.open(stranger, os.O_RDONLY)
         stranger.unlink()
         try:
-            watch = watch_of(broker)
-            await watch.look()
-            await watch.look()
-            assert list(broker._state.leaks) == [f"{stranger} (deleted)"]
-            assert "nobody accounts for it" in broker._state.leaks[f"{stranger} (deleted)"]
+            for _ in range(2):
+                leaks = await leaks_of(broker)
+                assert list(leaks) == [f"{stranger} (deleted)"]
+            assert "nobody accounts for it" in leaks[f"{stranger} (deleted)"]
             assert broker.statistics().leaks_suspected == 1
             [sentence] = health_facts(broker._state).leaks
             assert str(stranger) in sentence
         finally:
             os.close(descriptor)
-        await watch.look()
-        assert broker._state.leaks == {}
+        assert await leaks_of(broker) == {}
     assert sum("files held" in text and "accounts" in text for text in caplog.messages) == 1
 
 
 async def test_patience_comes_first(config: BrokerConfig) -> None:
     async with open_broker(config) as broker:
-        stranger = Path(config.data_dir) / "logs" / "stranger"
-        with stranger.open("w"):
-            watch = watch_of(broker)
-            await watch.look()
-            assert broker._state.leaks == {}
+        with (Path(config.data_dir) / "logs" / "stranger").open("w"):
+            assert await leaks_of(broker) == {}
 
 
-async def test_files_elsewhere_are_the_programs_own(
-    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+@pytest.mark.usefixtures("impatient")
+async def test_files_elsewhere_are_the_programs_own(config: BrokerConfig, tmp_path: Path) -> None:
     async with open_broker(config) as broker:
         with (tmp_path / "mine").open("w"):
-            watch = watch_of(broker)
-            await watch.look()
-            assert broker._state.leaks == {}
+            assert await leaks_of(broker) == {}
 
 
-async def test_a_file_whose_owner_is_gone_is_found_with_its_owner(
-    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+@pytest.mark.usefixtures("impatient")
+async def test_a_file_whose_owner_is_gone_is_found_with_its_owner(config: BrokerConfig) -> None:
     async with open_broker(config) as broker:
         owner = await make_topic(broker)
         await broker.delete_topic("orders")
         fs = broker._state.host.fs
         kept = fs.open(str(Path(config.data_dir) / "logs" / "kept"), owner, create=True)
-        watch = watch_of(broker)
-        await watch.look()
-        assert list(broker._state.leaks) == [owner]
-        assert broker._state.leaks[owner] == f"{owner} is gone, and holds 1: {kept.path}"
+        assert await leaks_of(broker) == {owner: f"{owner} is gone, and holds 1: {kept.path}"}
         kept.close()
-        await watch.look()
-        assert broker._state.leaks == {}
+        assert await leaks_of(broker) == {}
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("held_by", ["replica", "metadata"])
 async def test_an_owner_that_holds_more_than_it_has_use_for_is_found(
-    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+    config: BrokerConfig, held_by: str
 ) -> None:
-    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+    async with open_broker(config) as broker:
+        owner = await make_topic(broker, partitions=11)
+        if held_by == "metadata":
+            owner = held_by
+        own_count = sum(file.owner == owner for file in broker._state.host.fs.open_files())
+        path = f"{config.data_dir}/logs/many"
+        files = [broker._state.host.fs.open(path, owner, create=True) for _ in range(10)]
+        leaks = await leaks_of(broker)
+        # And not those whose names only begin alike: replica 1 is not replica 10.
+        assert list(leaks) == [owner]
+        assert f"{owner} may hold " in leaks[owner]
+        assert leaks[owner].endswith(f" and {own_count + 7} more")
+        for file in files:
+            file.close()
+        assert await leaks_of(broker) == {}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_descriptor_that_was_doubled_is_found(config: BrokerConfig) -> None:
     async with open_broker(config) as broker:
         owner = await make_topic(broker)
-        fs = broker._state.host.fs
-        for held_by in (owner, "metadata"):
-            path = f"{config.data_dir}/logs/many"
-            files = [fs.open(path, held_by, create=True) for _ in range(10)]
-            watch = watch_of(broker)
-            await watch.look()
-            assert list(broker._state.leaks) == [held_by]
-            assert "may hold" in broker._state.leaks[held_by]
-            assert (
-                "and 7 more" in broker._state.leaks[held_by]
-                or "8 more" in (broker._state.leaks[held_by])
-            )
-            for file in files:
-                file.close()
-            await watch.look()
-            assert broker._state.leaks == {}
-
-
-async def test_a_descriptor_that_was_doubled_is_found(
-    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
-    async with open_broker(config) as broker:
-        await broker.create_topic("orders")
-        await broker.produce("orders", b"x")
-        [file] = [
-            file
-            for file in broker._state.host.fs._ledger.files()
-            if "replica/" in file.owner and "metadata" not in file.path
-        ]
+        [file] = [file for file in broker._state.host.fs._ledger.files() if file.owner == owner]
         double = os.dup(file._descriptor)
-        watch = watch_of(broker)
-        await watch.look()
+        leaks = await leaks_of(broker)
         os.close(double)
-        assert list(broker._state.leaks) == [file.path]
+        assert list(leaks) == [file.path]
 
 
-async def test_brokers_on_one_host_do_not_suspect_each_other(
-    config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leak_watch, "PATIENCE_SECONDS", 0.0)
+@pytest.mark.usefixtures("impatient")
+async def test_brokers_on_one_host_do_not_suspect_each_other(config: BrokerConfig) -> None:
     host = real_host()
     other = config.with_values(data_dir=config.data_dir + "-other")
     async with open_broker(config, host=host) as first, open_broker(other, host=host) as second:
@@ -169,8 +143,7 @@ async def test_brokers_on_one_host_do_not_suspect_each_other(
             await broker.create_topic("orders", partitions=3)
             await broker.produce("orders", b"x")
         for broker in (first, second):
-            await watch_of(broker).look()
-            assert broker._state.leaks == {}
+            assert await leaks_of(broker) == {}
             owners = {each.owner: each for each in broker.statistics().owners}
             assert owners["replica"].open_files == 2  # and the journal's
             assert owners["replica"].tasks == 3

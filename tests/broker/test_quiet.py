@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
+import pytest
 import trio
 import trio.testing
 
@@ -157,13 +158,9 @@ async def test_ten_thousands_of_tasks_are_counted_in_turns() -> None:
             nursery.start_soon(trio.sleep_forever)
         await trio.testing.wait_all_tasks_blocked()
         counting = count_tasks(trio.lowlevel.current_task())
-        turns = 1
-        while True:
-            try:
-                next(counting)
-            except StopIteration as stop:
-                assert stop.value == {"broker": 2 * TASKS_PER_TURN + 1}
-                break
-            turns += 1
-        assert turns >= 2
+        for _ in range(2):
+            next(counting)
+        with pytest.raises(StopIteration) as end:
+            next(counting)
+        assert end.value.value == {"broker": 2 * TASKS_PER_TURN + 1}
         nursery.cancel_scope.cancel()

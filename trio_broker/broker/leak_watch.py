@@ -154,9 +154,9 @@ class LeakWatch:
                 if owner in paths:
                     paths[owner].append(file.path)
         found = {}
-        for owner in paths:
-            shown = ", ".join(paths[owner][:_PATHS_SHOWN])
-            more = len(paths[owner]) - _PATHS_SHOWN
+        for owner, held_paths in paths.items():
+            shown = ", ".join(held_paths[:_PATHS_SHOWN])
+            more = len(held_paths) - _PATHS_SHOWN
             why = f"may hold {bounds[owner]}" if owner in bounds else "is gone"
             found[owner] = f"{owner} {why}, and holds {held[owner]}: {shown}" + (
                 f" and {more} more" if more > 0 else ""

@@ -413,7 +413,11 @@ async def _open_log_dir(
             async with trio.open_nursery() as shards:
                 for shard in log_dir.shards:
                     await shards.start(shard.serve)
-                for work in (log_dir.guard.run, log_dir.deleted.remove_when_told, log_dir.keeper.run):
+                for work in (
+                    log_dir.guard.run,
+                    log_dir.deleted.remove_when_told,
+                    log_dir.keeper.run,
+                ):
                     shards.start_soon(state.supervisor.keep_running, log_dir.boundary, work)
                 yield log_dir
                 shards.cancel_scope.cancel()
