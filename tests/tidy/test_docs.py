@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 ANCHOR = re.compile(r"\]\(([^)#\s:]*)#([^)\s]+)\)")
+#: Where from, extras, and what follows.
+INSTALLED = re.compile(r"pip install (?:-e )?'?(\./)?trio-broker(?:\[([\w,]+)\])?([^'`]*)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
@@ -54,6 +57,19 @@ def test_links_to_headings_lead_somewhere() -> None:
         if anchor not in anchors_of(page.parent / target if target else page)
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_installed_from_where_it_is_not(page: Path) -> None:
+    """What is not on PyPI is installed from a clone, and every extra that a page names is there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    for line in page.read_text("utf-8").splitlines():
+        for source, named, rest in INSTALLED.findall(line):
+            assert set(named.split(",")) - {""} <= set(extras), line
+            is_said_by_a_program = "A program that misses an extra says so" in line
+            assert source or rest == " @ git+URL" or is_said_by_a_program, line
 
 
 @pytest.mark.parametrize("index", ["README.md", "docs/README.md"])

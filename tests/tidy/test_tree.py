@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -105,12 +106,23 @@ def test_public_names_resolve() -> None:
     assert printed.strip() == "[]"
 
 
+def test_every_library_that_is_asked_for_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["server"], *extras["compression"]]
+    modules = [re.match(r"[\w.-]+", each)[0].replace("-", "_") for each in wanted]  # type: ignore[index]
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "trio_broker").rglob("*.py"))
+    unused = [
+        module
+        for module in modules
+        if not re.search(rf"(?:import |from |\"){re.escape(module)}\b", sources)
+    ]
+    assert not unused
+
+
 def test_embedding_loads_no_heavy_library() -> None:
-    """The command line, the HTTP server, codecs and SASL load only when they are used."""
-    heavy = (
-        "asyncio click cramjam httpx hypercorn jinja2 lz4 prometheus_client rich scramp starlette "
-        "structlog pytest hypothesis"
-    )
+    """The command line, the HTTP server and codecs load only when they are used."""
+    heavy = "asyncio click cramjam hypercorn lz4 prometheus_client rich starlette structlog pytest"
     printed = run_python(
         "import sys, trio_broker\n"
         "trio_broker.open_broker, trio_broker.BrokerConfig\n"

@@ -134,8 +134,8 @@ def check_installation(command: str) -> bool:
     if not command.startswith("pip install "):
         return False
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    found = re.fullmatch(r"pip install '?([\w-]+)(?:\[([\w,]+)\])?'?", command)
-    assert found is not None, command
+    found = re.fullmatch(r"pip install '\./([\w-]+)(?:\[([\w,]+)\])?'", command)
+    assert found is not None, f"{command}: nothing is on PyPI"
     assert found[1] == project["name"], command
     extras = set((found[2] or "").split(",")) - {""}
     assert extras <= set(project["optional-dependencies"]), command

@@ -43,7 +43,8 @@ def page_of(*lines: str) -> str:
         page_of("$ false", "$ echo $?", "0"),
         page_of("$ exit 3", "$ echo gone"),
         page_of("$ trio-broker serve --lisen x", "listening kafka://127.0.0.1:9092"),
-        page_of("$ pip install 'trio-broker[sever]'"),
+        page_of("$ pip install './trio-broker[sever]'"),
+        page_of("$ pip install 'trio-broker[server]'"),
     ],
 )
 def test_what_is_wrong_is_noticed(wrong: str, tmp_path: Path) -> None:
