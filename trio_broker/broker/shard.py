@@ -187,15 +187,25 @@ class Shard(ShardUpkeep):
         while True:
             await self._wait_for_work()
             await self.log_dir.keeper.wait_for_room()
-            async with self.changes:
-                if self._flush_is_due():
-                    for replica in list(self._unflushed):
-                        await self.attempt(replica, self._flush)
-                if self._queue:
-                    await self._commit(self._take())
-                while self._checkpoints_due:
-                    replica, _ = self._checkpoints_due.popitem()
-                    await self.attempt(replica, self._checkpoint)
+            try:
+                self.changes.acquire_nowait()  # to wait for a free lock is a turn of the event loop
+            except trio.WouldBlock:
+                await self.changes.acquire()
+            try:
+                await self._do_work()
+            finally:
+                self.changes.release()
+
+    async def _do_work(self) -> None:
+        """Do what is due; the caller holds `changes`."""
+        if self._flush_is_due():
+            for replica in list(self._unflushed):
+                await self.attempt(replica, self._flush)
+        if self._queue:
+            await self._commit(self._take())
+        while self._checkpoints_due:
+            replica, _ = self._checkpoints_due.popitem()
+            await self.attempt(replica, self._checkpoint)
 
     async def _wait_for_work(self) -> None:
         """Park until a batch is queued or a flush is due."""
