@@ -444,7 +444,7 @@ class BrokerConfig(Checked):
         if self.advertised is None and any(host in EVERY_INTERFACE for host, _ in addresses):
             yield ConfigFault(
                 "an address that means 'every interface' cannot be told to clients; set "
-                "'advertised' to the host:port that they can reach",
+                "'advertised' to the host:port that they can reach (`serve --advertise`)",
                 ("listeners", "advertised"),
             )
 
@@ -472,6 +472,11 @@ class BrokerConfig(Checked):
                 f"batch has to arrive, but is {self.topic.max_message_bytes}",
                 ("topic.max_message_bytes", "network.produce_frame_bytes_max"),
             )
+
+    @property
+    def metadata_directory(self) -> str:
+        """Where the broker keeps its metadata."""
+        return f"{self.data_dir}/metadata"
 
     @property
     def log_directories(self) -> tuple[str, ...]:

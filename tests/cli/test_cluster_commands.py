@@ -106,6 +106,8 @@ def test_who_answers_with_something_else_is_no_broker() -> None:
 def test_shells_take_the_completion_script(shell: str, tmp_path: Path) -> None:
     script = Commands("").call("completion", shell).stdout
     assert "_TRIO_BROKER_COMPLETE" in script
+    if shell == "fish":
+        assert 'string split --max 1 ","' in script, "descriptions would end at their first comma"
     if shutil.which(shell) is None:
         if shell == "bash":
             skip_loudly("completion in bash", missing_programs("bash"))

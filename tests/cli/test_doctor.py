@@ -73,9 +73,14 @@ def test_a_broker_that_runs_here_is_recognised(commands: Commands) -> None:
         pytest.skip("this is another broker")
     port = int(commands.bootstrap.rpartition(":")[2])
     rows = ALONE.json("doctor", *serve_as(commands.data_dir, port))
-    told = {row["message"] for row in rows if row["level"] == "ok"}
-    assert any("is in use by pid" in message for message in told)
-    assert "in use, presumably by the broker that runs here" in told
+    in_use = {row["check"]: row for row in rows if "is in use by pid" in row["message"]}
+    data_dir = str(commands.data_dir)
+    assert set(in_use) == {f"directory {data_dir}", f"directory {data_dir}/logs"}
+    assert {row["level"] for row in in_use.values()} == {"warning"}
+    assert all("could not start here" in row["advice"] for row in in_use.values())
+    assert "in use, presumably by the broker that runs here" in {
+        row["message"] for row in rows if row["level"] == "ok"
+    }
 
 
 @pytest.mark.parametrize("level", ["warning", "failure"])

@@ -38,6 +38,8 @@ def test_every_partition_is_described(data_dir: Path) -> None:
     assert "orders-0  " in result.stdout
     assert "orders-1  " in result.stdout
     assert "offsets 0 to 1, 2 records in 2 batches" in result.stdout
+    assert "offsets 0 to 0, 1 record in 1 batch, " in result.stdout
+    assert "index missing" not in result.stdout, "no newest segment has one"
 
 
 def test_batches_and_records_are_listed_from_an_offset(data_dir: Path) -> None:

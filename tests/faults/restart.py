@@ -22,7 +22,7 @@ _RECORD = b"x" * 1024
 _BATCH = [{"value": _RECORD}] * 1000
 
 #: What the server logs for each log dir when it has recovered it.
-_RECOVERED = re.compile(r"^.*?recovered log dir.*?scanned_bytes=(\d+)", re.MULTILINE)
+_RECOVERED = re.compile(r"^.*?(?:opened|recovered) log dir.*?scanned_bytes=(\d+)", re.MULTILINE)
 
 
 @attrs.frozen

@@ -394,7 +394,7 @@ def test_all_mistakes_of_all_sources_are_told_at_once(write) -> None:
         ),
         (
             "--listen: listeners: an address that means 'every interface' cannot be told to "
-            "clients; set 'advertised' to the host:port that they can reach"
+            "clients; set 'advertised' to the host:port that they can reach (`serve --advertise`)"
         ),
     ]
 

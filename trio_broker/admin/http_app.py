@@ -61,7 +61,8 @@ def build_app(
             *(Route(path, _probe(view, question)) for path, question in PROBES.items()),
             Route("/health", _health(view)),
             Route("/metrics", _metrics(view)),
-        ]
+        ],
+        exception_handlers={HTTPStatus.NOT_FOUND: _not_found},
     )
     app.router.redirect_slashes = False
     return Gate(app, token=token, host_names=host_names, body_bytes_max=body_bytes_max)
@@ -92,6 +93,12 @@ def _metrics(view: BrokerView) -> Callable[[Request], Awaitable[Response]]:
         return Response(page[0], headers=_HEADERS | {"content-type": page[1]})
 
     return respond
+
+
+async def _not_found(_request: Request, _error: Exception) -> Response:
+    await trio.lowlevel.checkpoint()
+    paths = ", ".join(["/health", *PROBES])
+    return _plain(HTTPStatus.NOT_FOUND, f"not found; here are {paths} and /metrics")
 
 
 def _as_json(answer: Answer) -> Response:

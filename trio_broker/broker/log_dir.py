@@ -294,9 +294,9 @@ class LogDir:
             if replica.has_log
         ]
         logger.info(
-            "recovered log dir %s clean=%s replicas=%d scanned_bytes=%d truncated_bytes=%d",
+            "%s log dir %s replicas=%d scanned_bytes=%d truncated_bytes=%d",
+            "opened" if self.directory.was_clean or not reports else "recovered",
             self.directory.path,
-            self.directory.was_clean,
             len(reports),
             sum(report.bytes_scanned for report in reports),
             sum(report.bytes_truncated for report in reports),

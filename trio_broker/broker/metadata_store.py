@@ -37,7 +37,7 @@ async def open_controller(state: BrokerState) -> AsyncIterator[Controller]:
                 open_embedded_store(
                     host,
                     lane,
-                    f"{config.data_dir}/metadata",
+                    config.metadata_directory,
                     node_id=config.node_id,
                     cluster_id=config.cluster_id,
                 ) as store,

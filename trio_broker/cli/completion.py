@@ -21,4 +21,6 @@ def completion(context: click.Context, shell: str) -> None:
     script = get_completion_class(shell)
     assert script is not None
     top = context.find_root().command
-    click.echo(script(top, {}, "trio-broker", "_TRIO_BROKER_COMPLETE").source())
+    source = script(top, {}, "trio-broker", "_TRIO_BROKER_COMPLETE").source()
+    # Click's script for fish ends a description at its first comma.
+    click.echo(source.replace('string split ","', 'string split --max 1 ","'))

@@ -89,9 +89,11 @@ def examine(
     findings += _extras(config)
     findings += _descriptors(config)
     directories = list(dict.fromkeys([config.data_dir, *config.log_directories]))
+    locked = {config.metadata_directory, *config.log_directories}
     for directory in directories:
-        findings += _directory(directory)
-    findings += _ports(config, in_use=any(map(_is_in_use, directories)))
+        of_metadata = [config.metadata_directory] if directory == config.data_dir else []
+        findings += _directory(directory, [*of_metadata, *({directory} & locked)])
+    findings += _ports(config, in_use=any(map(_is_in_use, locked)))
     findings += _clock(directories)
     return findings
 
@@ -173,7 +175,7 @@ def _descriptors(config: BrokerConfig) -> Iterator[Finding]:
 
 
 # ------------------------------------------------------------------------------- directories
-def _directory(path: str) -> Iterator[Finding]:
+def _directory(path: str, locks: Iterable[str]) -> Iterator[Finding]:
     check = f"directory {path}"
     there = os.path.abspath(path)
     if os.path.islink(there):
@@ -197,7 +199,8 @@ def _directory(path: str) -> Iterator[Finding]:
         yield Finding(check, Level.FAILURE, "is no directory", "name another one")
         return
     else:
-        yield from _lock(check, there)
+        for lock in locks:
+            yield from _lock(check, os.path.abspath(lock))
         yield from _writing(check, there)
     yield from _filesystem(check, there)
     yield from _space(check, there)
@@ -237,7 +240,12 @@ def _lock(check: str, path: str) -> Iterator[Finding]:
         )
         return
     if holder is not None:
-        yield Finding(check, Level.OK, holder)
+        yield Finding(
+            check,
+            Level.WARNING,
+            holder,
+            "fine if that is the broker you mean; another one could not start here",
+        )
 
 
 def _writing(check: str, path: str) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from trio_broker.cli.output import counted
 from trio_broker.errors import TrioBrokerError
 from trio_broker.host.real import real_host
 from trio_broker.records.iterate import iterate_records
@@ -93,12 +94,17 @@ def _replica_lines(fs: FileSystem, directory: str) -> Iterator[str]:
         yield "  an fsync has failed here; the next start repairs what followed"
     if report.snapshots:
         yield f"  producer state at {', '.join(map(str, report.snapshots))}"
+    if not report.segments:
+        yield "  no segment: nothing was ever written"
     for segment in inspect.inspect_segments(fs, directory):
+        # The last one gets its index when it is sealed; that of another can be lost.
+        is_open = segment.index_state == "missing" and segment.base_offset == report.segments[-1]
         yield (
             f"  segment {segment.base_offset}: offsets {segment.base_offset} to "
-            f"{segment.end_offset - 1}, {segment.records} records in {segment.batches} batches, "
-            f"{segment.size_bytes} bytes, newest {_time(segment.max_timestamp)}, "
-            f"index {segment.index_state}"
+            f"{segment.end_offset - 1}, {counted(segment.records, 'record')} in "
+            f"{segment.batches} {'batch' if segment.batches == 1 else 'batches'}, "
+            f"{counted(segment.size_bytes, 'byte')}, newest {_time(segment.max_timestamp)}, "
+            f"index {'not written yet' if is_open else segment.index_state}"
         )
         if segment.fault:
             yield f"    at byte {segment.sound_bytes}: {segment.fault}"
@@ -139,7 +145,10 @@ def verify_lines(path: str) -> Iterator[tuple[str, bool]]:
             is_bad = is_bad or is_bad_finding
             yield f"{finding.severity.value:<8}{finding.path}: {finding.message}", is_bad_finding
         bad_replicas += is_bad
-    yield f"{len(replicas)} replicas read, {bad_replicas} with bytes that are not sound", False
+    yield (
+        f"{counted(len(replicas), 'replica')} read, {bad_replicas} with bytes that are not sound",
+        False,
+    )
 
 
 def _time(timestamp_ms: int) -> str:

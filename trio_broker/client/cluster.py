@@ -150,7 +150,7 @@ class Cluster:
             except CONNECTION_FAILURES as error:
                 failure = error
         self.request_refresh()
-        raise Unreachable(f"no broker answers: {failure}") from failure
+        raise Unreachable(f"no broker answers: {_reason(failure)}") from failure
 
     async def connect(self, node_id: int) -> Connection:
         """Open a connection to a broker that belongs to the caller, who closes it.
@@ -291,7 +291,7 @@ class Cluster:
                 failure = error
             finally:
                 link.close()  # from here on the cluster's own addresses are used
-        raise Unreachable(f"no broker answers: {failure}") from failure
+        raise Unreachable(f"no broker answers: {_reason(failure)}") from failure
 
     async def topic(self, name: str, *, timeout_seconds: float | None = None) -> TopicView:
         """Return what is known of a topic; ask if nothing is.
@@ -469,3 +469,8 @@ def _checked(answer: MetadataResponse) -> MetadataResponse:
     if answer.error_code != ErrorCode.NONE:
         raise request_error(answer.error_code, "Metadata")
     return answer
+
+
+def _reason(failure: Exception | None) -> str:
+    """Return what has failed, without the number that the system has for it."""
+    return (isinstance(failure, OSError) and failure.strerror) or str(failure)

@@ -11,6 +11,7 @@ listener reach the caller as they are, since some of them ("no descriptors left"
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -304,8 +305,8 @@ class RealNetwork:
         try:
             stream = await trio.open_tcp_stream(host, port)
         except OSError as error:
-            text = f"cannot connect to {host}:{port}: {error}"
-            raise OSError(_first_errno(error), text) from error
+            number, reason = _first_cause(error)
+            raise OSError(number, f"cannot connect to {host}:{port}: {reason}") from error
         # Trio's stream is left without a socket, and this one takes the descriptor over.
         connected = socket.socket(fileno=stream.socket.detach())
         try:
@@ -386,15 +387,16 @@ def _listen_on_one(family: int, address: tuple[object, ...]) -> socket.socket:
     return bound
 
 
-def _first_errno(error: BaseException) -> int | None:
-    """Return the errno of `error`, or of the first of its causes that has one."""
+def _first_cause(error: BaseException) -> tuple[int | None, str]:
+    """Return errno and reason of `error`, or of the first of its causes that has an errno."""
     if isinstance(error, socket.gaierror):
-        return errno.EHOSTUNREACH  # its own numbers are no errnos
+        return errno.EHOSTUNREACH, error.strerror or str(error)  # its own numbers are no errnos
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
+        # Trio writes a text of its own there, beside the address, which the caller names.
+        return error.errno, os.strerror(error.errno)
     causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__,)
-    numbers = (_first_errno(cause) for cause in causes if cause is not None)
-    return next((number for number in numbers if number is not None), None)
+    found = (_first_cause(cause) for cause in causes if cause is not None)
+    return next((each for each in found if each[0] is not None), (None, str(error)))
 
 
 def _close_socket(closing: socket.socket) -> None:
