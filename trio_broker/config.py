@@ -8,6 +8,7 @@ read by `trio_broker.config_catalog`; files, environment and command line by `tr
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections import Counter
@@ -28,7 +29,7 @@ from trio_broker.config_checks import (
 from trio_broker.errors import ConfigFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -80,6 +81,18 @@ def _texts(default: tuple[str, ...], *, help: str) -> Any:  # noqa: A002
 
 def _list_to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _path_to_text(value: str | os.PathLike[str]) -> str:
+    """Take a path for what it says; what is neither is left for the check of all types."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _paths_to_texts(value: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        wrong: Any = value
+        return wrong  # type: ignore[no-any-return]
+    return tuple(map(_path_to_text, value))
 
 
 @frozen(kw_only=True)
@@ -370,7 +383,8 @@ class BrokerConfig(Checked):
     """Everything a broker needs to know before it starts.
 
     Attributes:
-        data_dir: directory of the metadata store and, unless `log_dirs` is given, of the logs.
+        data_dir: directory of the metadata store and, unless `log_dirs` is given, of the logs. A
+            `pathlib.Path` will do, here and in `log_dirs`.
         log_dirs: directories of logs, one per disk.
         listeners: addresses to bind, ``host:port``; port 0 picks a free one. Empty: no sockets.
         advertised: address clients are told to use, ``host:port``; None: the bound address.
@@ -378,8 +392,17 @@ class BrokerConfig(Checked):
         cluster_id: None: generated at the first start and then kept.
     """
 
-    data_dir: str = _described("data", help="directory of metadata and, by default, of logs")
-    log_dirs: tuple[str, ...] = _texts((), help="directories of logs; empty: data_dir/logs")
+    # Declared at length, for type checkers to see that paths may be given.
+    data_dir: str = field(
+        default="data",
+        converter=_path_to_text,
+        metadata={"help": "directory of metadata and, by default, of logs"},
+    )
+    log_dirs: tuple[str, ...] = field(
+        default=(),
+        converter=_paths_to_texts,
+        metadata={"help": "directories of logs; empty: data_dir/logs"},
+    )
     listeners: tuple[str, ...] = _texts(("127.0.0.1:9092",), help="addresses to bind")
     advertised: str | None = _described(None, help="address told to clients")
     node_id: int = _bounded(0, 0, INT32_MAX, help="id of this broker")

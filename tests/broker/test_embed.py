@@ -199,6 +199,12 @@ async def test_what_cannot_be_produced(config: BrokerConfig) -> None:
             with pytest.raises(RequestError) as failure:
                 await broker.produce(topic, value, partition=partition)
             assert failure.value.code is code
+        for wrong in ({"value": "text"}, {"value": b"", "key": 1}, {"value": bytearray(1)}):
+            with pytest.raises(TypeError, match="keys and values are bytes, not "):
+                await broker.produce("orders", **wrong)
+        for headers in ({"a": b"1"}, {"ab": b"1"}, [("a", "1")], [(b"a", b"1")]):
+            with pytest.raises(TypeError, match="headers are pairs of a str and bytes"):
+                await broker.produce("orders", b"", headers=headers)
         with pytest.raises(RequestError) as failure:
             await broker.produce_batch("orders", [])
         assert failure.value.code is ErrorCode.INVALID_RECORD

@@ -10,6 +10,7 @@ import trio
 
 from trio_broker import ErrorCode, RequestError
 from trio_broker.client import (
+    ClientClosed,
     ClientOptions,
     CommittedOffset,
     ConfigOperation,
@@ -20,6 +21,7 @@ from trio_broker.client import (
     open_client,
 )
 from trio_broker.client.admin_results import ConfigSource
+from trio_broker.testing import memory_broker
 from trio_broker.wire.api import ApiKey
 
 if TYPE_CHECKING:
@@ -227,9 +229,17 @@ async def test_sizes_of_logs_are_told(client: Client, topic: str, served: Served
     assert log_dir.partition_bytes[TopicPartition(topic, 1)] == 0
 
 
+async def test_a_closed_client_says_so() -> None:
+    async with memory_broker() as broker:
+        async with open_client(broker=broker) as client:
+            await client.admin.list_topics()
+        with pytest.raises(ClientClosed, match="the client is closed"):
+            await client.admin.list_topics()
+
+
 async def test_nobody_at_the_address() -> None:
     options = ClientOptions(start_timeout_seconds=0.01)
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
+    with pytest.raises(Unreachable, match=r"no broker .*: cannot connect to 127\.0\.0\.1:1: Conn"):
         async with open_client("127.0.0.1:1", options=options):
             raise AssertionError("there is nobody")
 

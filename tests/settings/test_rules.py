@@ -88,7 +88,7 @@ from trio_broker.errors import ConfigError
         (lambda: BrokerConfig(auto_create_topics="no"), "must be True or False, not 'no'"),
         (lambda: BrokerConfig(node_id=True), "node_id must be a whole number, not True"),
         (lambda: BrokerConfig(node_id=1.0), "node_id must be a whole number, not 1.0"),
-        (lambda: BrokerConfig(data_dir=Path("x")), "data_dir must be a text, not "),
+        (lambda: BrokerConfig(data_dir=5), "data_dir must be a text, not 5"),
         (lambda: BrokerConfig(topic={}), "topic must be a TopicConfig, not {}"),
         (lambda: StorageConfig(durability="os"), "durability must be a Durability, not 'os'"),
         (lambda: NetworkConfig(connections_max=0), "connections_max must be between 1 and"),
@@ -114,3 +114,10 @@ def test_what_only_looks_like_a_mistake_is_accepted() -> None:
     BrokerConfig(advertised=f"broker_0.{'a' * 63}.example.org.:9092")
     BrokerConfig(listeners=("[fe80::1%eth0]:0",), log_dirs=("data", "logs", "logs2"))
     BrokerConfig(listeners=("127.0.0.1:0",), http=HttpConfig(listen="127.0.0.1:0"))
+
+
+def test_paths_are_taken_for_what_they_say(tmp_path: Path) -> None:
+    config = BrokerConfig(data_dir=tmp_path / "data", log_dirs=[tmp_path / "a", "b"])
+    assert config.data_dir == str(tmp_path / "data")
+    assert config.log_dirs == (str(tmp_path / "a"), "b")
+    assert config.with_values(data_dir=tmp_path).data_dir == str(tmp_path)

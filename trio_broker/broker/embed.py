@@ -31,7 +31,7 @@ from trio_broker.host.clock import has_real_time
 from trio_broker.host.memory_stream import memory_stream_pair
 from trio_broker.names import TopicName
 from trio_broker.records.batch import BatchHeader
-from trio_broker.records.build import Record, build_batch
+from trio_broker.records.build import Record, build_batch, check_content
 
 if TYPE_CHECKING:
     from trio_broker.admin.statistics import BrokerStatistics
@@ -155,12 +155,14 @@ class Broker:
         Raises:
             RequestError: with the code that a Kafka producer would have received.
             BrokerClosed: the broker is stopping.
+            TypeError: the record has something else than bytes in it.
 
         Cancellation: unknown; the record may or may not be stored.
         """
         if timestamp_ms is None:
             timestamp_ms = self._state.host.wall.now_ms()
-        record = Record(key=key, value=value, headers=tuple(headers), timestamp_ms=timestamp_ms)
+        pairs = check_content(key, value, headers)
+        record = Record(key=key, value=value, headers=pairs, timestamp_ms=timestamp_ms)
         return await self.produce_batch(topic, [record], partition=partition)
 
     async def produce_batch(

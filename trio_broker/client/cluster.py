@@ -23,7 +23,7 @@ from trio_broker.client.errors import (
 from trio_broker.client.link import Link
 from trio_broker.client.metadata import ClusterView, TopicView, updated
 from trio_broker.client.remedies import CONNECTION_FAILURES, Remedy, remedy_for
-from trio_broker.errors import ErrorCode, ProtocolError, RequestError
+from trio_broker.errors import ErrorCode, ProtocolError, RequestError, TrioBrokerError
 from trio_broker.wire.message import Request, Response
 from trio_broker.wire.messages.find_coordinator import (
     FindCoordinatorRequest,
@@ -139,6 +139,7 @@ class Cluster:
 
         Raises:
             Unreachable: nobody answers; `__cause__` is the last failure.
+            ClientClosed: the client was closed.
             ProtocolError, VersionMismatch: what answers is no broker we can talk to.
 
         Cancellation: unknown whether a broker acted.
@@ -150,7 +151,12 @@ class Cluster:
             except CONNECTION_FAILURES as error:
                 failure = error
         self.request_refresh()
-        raise Unreachable(f"no broker answers: {_reason(failure)}") from failure
+        raise self._nobody_answers(failure) from failure
+
+    def _nobody_answers(self, failure: Exception | None) -> TrioBrokerError:
+        if self.is_closed:
+            return ClientClosed("the client is closed")
+        return Unreachable(f"no broker answers: {_reason(failure)}")
 
     async def connect(self, node_id: int) -> Connection:
         """Open a connection to a broker that belongs to the caller, who closes it.
@@ -291,7 +297,7 @@ class Cluster:
                 failure = error
             finally:
                 link.close()  # from here on the cluster's own addresses are used
-        raise Unreachable(f"no broker answers: {_reason(failure)}") from failure
+        raise self._nobody_answers(failure) from failure
 
     async def topic(self, name: str, *, timeout_seconds: float | None = None) -> TopicView:
         """Return what is known of a topic; ask if nothing is.

@@ -19,7 +19,7 @@ from trio_broker.client.partitioner import StickyPartitioner, choose_partition
 from trio_broker.client.producer_core import PRODUCER, ProducerCore, record_size
 from trio_broker.client.producer_sender import NodeSender
 from trio_broker.errors import CodecUnavailable, ErrorCode
-from trio_broker.records.build import Record
+from trio_broker.records.build import Record, check_content
 from trio_broker.records.compression import available
 
 if TYPE_CHECKING:
@@ -182,19 +182,11 @@ class Producer:
         timestamp_ms: int | None,
     ) -> tuple[Record, int]:
         """Check what a caller gives: what cannot be encoded would stop a whole partition later."""
-        for given in (key, value):
-            if given is not None and type(given) is not bytes:
-                raise TypeError(f"keys and values are bytes, not {type(given).__name__}")
+        pairs = check_content(key, value, headers)
         if timestamp_ms is None:
             timestamp_ms = self._wall.now_ms()
         elif not 0 <= timestamp_ms <= _TIMESTAMP_MS_MAX:
             raise ValueError(f"{timestamp_ms} is no timestamp")
-        pairs: tuple[tuple[str, bytes | None], ...] = ()
-        if headers:
-            pairs = tuple((name, content) for name, content in headers)
-            for name, content in pairs:
-                if type(name) is not str or not (content is None or type(content) is bytes):
-                    raise TypeError("headers are pairs of a str and bytes")
         size_bytes = record_size(key, value, pairs)
         if size_bytes > self._core.options.request_bytes_max:
             raise request_error(

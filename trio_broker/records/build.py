@@ -53,6 +53,29 @@ class Record(NamedTuple):
     offset: int = -1
 
 
+def check_content(
+    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
+) -> tuple[tuple[str, bytes | None], ...]:
+    """Check what a caller wants to have in a record; return its headers.
+
+    Raises:
+        TypeError: something is of a type that no record has; the message says what belongs there.
+    """
+    for given in (key, value):
+        if given is not None and type(given) is not bytes:
+            raise TypeError(f"keys and values are bytes, not {type(given).__name__}")
+    if not headers:
+        return ()
+    try:
+        pairs = tuple((name, content) for name, content in headers)
+    except ValueError:  # a mapping, for example
+        raise TypeError("headers are pairs of a str and bytes") from None
+    for name, content in pairs:
+        if type(name) is not str or not (content is None or type(content) is bytes):
+            raise TypeError("headers are pairs of a str and bytes")
+    return pairs
+
+
 def build_batch(
     records: Sequence[Record],
     *,
