@@ -133,6 +133,20 @@ def test_an_explored_test_is_left_to_pytest(tmp_path: Path) -> None:
     assert result.output.rstrip().endswith("and 0 more")
 
 
+def test_a_test_that_is_not_explored_is_not_taken_for_one(tmp_path: Path) -> None:
+    (tmp_path / "test_of_a_user.py").write_text("def test_it():\n    pass\n")
+    for command, code in ((("run",), 2), (("fuzz", "--minutes", "5", "--jobs", "1"), 1)):
+        result = sim(command[0], "test_of_a_user.py::test_it", *command[1:])
+        assert result.exit_code == code
+        assert "is no test with the mark explore" in result.output
+
+
+def test_fuzzing_for_too_short_a_time_is_no_success() -> None:
+    result = sim("fuzz", "sleeper", "--minutes", "0", "--jobs", "1")
+    assert result.exit_code == 1
+    assert "no seed was finished" in result.output
+
+
 def test_fuzzing_counts_kinds_of_failure() -> None:
     result = sim("fuzz", "account", "--minutes", "5", "--kinds", "1", "--first-seed", "100")
     assert result.exit_code == 1

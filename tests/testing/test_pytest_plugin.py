@@ -369,6 +369,7 @@ def test_beside_another_trio_loop_it_runs_in_a_process_of_its_own(
     result.assert_outcomes(passed=2, failed=2)
     result.stdout.fnmatch_lines(
         [
+            "seed 2 fails: *",
             "run in a process of its own, since Trio runs in another thread*",
             "*seed 2 fails*",
             "*OtherLoops: Trio runs in another thread (their loop)*",

@@ -220,7 +220,9 @@ def fuzz(
     click.echo(f"{fuzzed.runs:,} seeds,{steps} {_kinds(fuzzed)}")
     for found in fuzzed.found.values():
         click.echo(f"  seed {found.seed} and {found.count - 1} more")
-    sys.exit(EXIT_FAILED if fuzzed.found else 0)
+    if not fuzzed.runs:
+        click.echo("trio-broker sim fuzz: no seed was finished: give it more --minutes", err=True)
+    sys.exit(EXIT_FAILED if fuzzed.found or not fuzzed.runs else 0)
 
 
 def _kinds(fuzzed: Fuzzed) -> str:
@@ -255,7 +257,11 @@ def _show_how_to_repeat(target: str, seed: int, token: str | None, policy: str) 
 
 def _run_test(node: str, *options: str) -> int:
     from trio_broker.testing.pytest_processes import run_test
+    from trio_broker.testing.sim.fuzz import WorkerFailed
 
     if importlib.util.find_spec("pytest") is None:
         raise click.UsageError("pytest is not installed: pip install 'trio-broker[test]'")
-    return run_test(node, options)
+    try:
+        return run_test(node, options)
+    except WorkerFailed as error:
+        raise click.UsageError(str(error)) from None

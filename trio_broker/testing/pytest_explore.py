@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -263,8 +264,11 @@ class ExploredTest:
             if "1 skipped" in run.stdout.rpartition("\n")[0]:
                 pytest.skip("in a process of its own")
             return
+        # pytest's summary has the first line only.
+        verdict = re.search(r"^seed \d+ fails: .*\n", run.stdout, re.MULTILINE)
         pytest.fail(
-            "run in a process of its own, since Trio runs in another thread of this one:\n"
+            (verdict[0] if verdict else "")
+            + "run in a process of its own, since Trio runs in another thread of this one:\n"
             + run.stdout,
             pytrace=False,
         )

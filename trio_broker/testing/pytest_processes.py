@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: pytest's exit codes for "passed" and "tests failed"; all others mean that nothing was tested.
 _PASSED, _FAILED = 0, 1
+#: And for "no test was left"; others that the simulator would not run are left out.
+_NO_TEST = 5
 _USAGE = 2
 #: Seeds of the first process that a job starts, and of any.
 _SEEDS_MIN, _SEEDS_MAX = 20, 10_000
@@ -24,13 +26,23 @@ _SECONDS_WANTED = 20.0
 
 
 def _command(node: str, options: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "pytest", node, *options]
+    return [sys.executable, "-m", "pytest", node, "-m", "explore", *options]
 
 
 def run_test(node: str, options: Sequence[str]) -> int:
-    """Run one test with its output passed through; return 0, 1 if it failed, else 2."""
+    """Run one test with its output passed through; return 0, 1 if it failed, else 2.
+
+    Raises:
+        WorkerFailed: it is not an explored one.
+    """
     code = subprocess.run(_command(node, options), check=False).returncode  # noqa: S603
+    if code == _NO_TEST:
+        raise WorkerFailed(_no_test(node))
     return code if code in (_PASSED, _FAILED) else _USAGE
+
+
+def _no_test(node: str) -> str:
+    return f"{node} is no test with the mark explore: an ordinary one has no seeds to run"
 
 
 def run_timed(work: Callable[[], Awaitable[Fuzzed]]) -> tuple[Fuzzed, float]:
@@ -105,6 +117,8 @@ async def _run_seeds(node: str, seeds: range) -> tuple[float, str]:
         check=False,
     )
     output = run.stdout.decode(errors="replace")
+    if run.returncode == _NO_TEST:
+        raise WorkerFailed(_no_test(node))
     if run.returncode not in (_PASSED, _FAILED):
         raise WorkerFailed(f"pytest ended with {run.returncode}:\n{output}")
     if run.returncode == _FAILED and "fails: " not in output:
