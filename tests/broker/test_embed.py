@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.crashes import Crashes
 from trio_broker import (
     BrokerClosed,
     BrokerConfig,
@@ -138,10 +139,7 @@ async def test_the_programs_own_error_leaves_as_it_is(config: BrokerConfig) -> N
 async def test_a_crash_is_one_exception_and_cancels_the_block(
     config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def crash(_state: object) -> None:
-        raise LookupError("a bug")
-
-    monkeypatch.setattr("trio_broker.broker.broker.shorten_offsets_logs", crash)
+    Crashes(monkeypatch, LookupError("a bug")).happen()
     with pytest.raises(BrokerCrashed) as failure:
         async with open_broker(config):
             await trio.sleep_forever()

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.broker.harness import failing, simulated
+from tests.support.crashes import Crashes
 from trio_broker import (
     Broker,
     BrokerClosed,
@@ -24,26 +25,6 @@ from trio_broker.errors import ConfigError, LogDirInUse
 
 class OwnError(Exception):
     """Raised by the program."""
-
-
-class Faults:
-    """Bugs planted in tasks of the broker that no boundary is there for."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *faults: BaseException) -> None:
-        self._now = trio.Event()
-        places = ("reaper.Reaper.run", "broker.shorten_offsets_logs")
-        for place, fault in zip(places, faults, strict=False):
-            monkeypatch.setattr(f"trio_broker.broker.{place}", self._raising(fault))
-
-    def _raising(self, fault: BaseException) -> Any:
-        async def fail(_state: object) -> None:
-            await self._now.wait()
-            raise fault
-
-        return fail
-
-    def happen(self) -> None:
-        self._now.set()
 
 
 @pytest.mark.parametrize("error", [OwnError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
@@ -87,11 +68,11 @@ async def test_a_crash_is_one_exception_with_its_causes(
     config: BrokerConfig, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     causes = [ZeroDivisionError("a bug"), LookupError("another one")][:count]
-    faults = Faults(monkeypatch, *causes)
+    crashes = Crashes(monkeypatch, *causes)
     with pytest.raises(BrokerCrashed) as caught:
         async with open_broker(config):
             await wait_all_tasks_blocked()
-            faults.happen()
+            crashes.happen()
             await trio.sleep_forever()
     cause = caught.value.__cause__
     if count == 1:
@@ -107,20 +88,20 @@ async def test_a_crash_is_one_exception_with_its_causes(
 async def test_a_crash_that_the_block_leaves_by_itself_is_told_all_the_same(
     config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = Faults(monkeypatch, ZeroDivisionError())
+    crashes = Crashes(monkeypatch, ZeroDivisionError())
     with pytest.raises(BrokerCrashed):
         async with open_broker(config):
-            faults.happen()
+            crashes.happen()
             await wait_all_tasks_blocked()
 
 
 async def test_cancelling_and_crashing_at_once(
     config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = Faults(monkeypatch, ZeroDivisionError())
+    crashes = Crashes(monkeypatch, ZeroDivisionError())
     with trio.CancelScope() as outer, pytest.raises(BrokerCrashed):
         async with open_broker(config):
-            faults.happen()
+            crashes.happen()
             outer.cancel()
             await trio.sleep_forever()
 

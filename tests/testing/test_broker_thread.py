@@ -13,6 +13,7 @@ import confluent_kafka
 import pytest
 import trio
 
+from tests.support.crashes import Crashes
 from trio_broker import (
     Broker,
     BrokerClosed,
@@ -182,16 +183,10 @@ def test_errors_of_a_call_reach_the_caller(broker: BrokerThread) -> None:
 def test_a_crash_reaches_the_test_at_every_call_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now = trio.Event()
-
-    async def fail(_state: object) -> None:
-        await now.wait()
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr("trio_broker.broker.reaper.Reaper.run", fail)
+    crashes = Crashes(monkeypatch, ZeroDivisionError("a bug"))
 
     async def trigger(_broker: Broker) -> None:
-        now.set()
+        crashes.happen()
         await trio.sleep_forever()
 
     with pytest.raises(BrokerCrashed) as at_the_end:

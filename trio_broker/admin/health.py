@@ -30,6 +30,8 @@ _STUCK_SECONDS: Final = 5.0
 #: details are told.
 FAULTS_SHOWN: Final = 50
 OFFLINE_SHOWN: Final = 20
+#: And of those that wait to be started again.
+DOWN_SHOWN: Final = 20
 
 
 @frozen(kw_only=True)
@@ -88,6 +90,7 @@ class HealthFacts:
         log_dirs: empty until they have been opened.
         leaks: a sentence for each owner that holds files for longer than it may.
         faults: what boundaries of the task tree have stopped; the newest last.
+        down: which of them run nothing until they are started again, and why.
     """
 
     phase: str
@@ -95,6 +98,7 @@ class HealthFacts:
     log_dirs: tuple[LogDirHealth, ...]
     leaks: tuple[str, ...] = ()
     faults: tuple[FaultStatistics, ...] = ()
+    down: tuple[tuple[str, str], ...] = ()
 
 
 class Answer(NamedTuple):
@@ -173,6 +177,12 @@ def reasons(facts: HealthFacts) -> list[str]:
                 found.append(f"{name} has failed and will be started again")
             if shard.offline_replicas and log_dir.state != _DISK_FAILED:
                 found.append(f"{name}: {shard.offline_replicas} of {shard.replicas} offline")
+    found += [
+        f"{boundary} has failed and will be started again: {cause}"
+        for boundary, cause in facts.down[:DOWN_SHOWN]
+    ]
+    if len(facts.down) > DOWN_SHOWN:
+        found.append(f"{len(facts.down) - DOWN_SHOWN} more like these")
     found += [f"files held: {leak}" for leak in facts.leaks]
     return found
 

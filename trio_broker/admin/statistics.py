@@ -12,7 +12,7 @@ from typing import Final
 from attrs import frozen
 
 #: The boundary of a fault is named by its kind and by what it is, such as "replica orders-0".
-BOUNDARY_KINDS: Final = ("log dir", "shard", "replica")
+BOUNDARY_KINDS: Final = ("log dir", "shard", "replica", "group coordinator", "listener")
 
 
 def boundary_kind(boundary: str) -> str:

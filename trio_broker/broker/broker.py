@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -250,12 +251,16 @@ class BrokerTree:
         state = self.state
         with self._background:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(state.reaper.run)
+                tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+                    ("reaper", state.reaper.run),
+                    ("offsets housekeeping", partial(shorten_offsets_logs, state)),
+                    ("group coordinator", state.coordinator.run),
+                    ("leak watch", LeakWatch(state).run),
+                ]
                 if has_real_time():
-                    nursery.start_soon(state.loop_lag.run)
-                nursery.start_soon(shorten_offsets_logs, state)
-                nursery.start_soon(state.coordinator.run)
-                nursery.start_soon(LeakWatch(state).run)
+                    tasks.append(("loop lag", state.loop_lag.run))
+                for boundary, work in tasks:
+                    nursery.start_soon(state.supervisor.keep_running, boundary, work, name=boundary)
         self._background_ended.set()
 
     async def _stop_background(self, phase: PhaseRun) -> None:

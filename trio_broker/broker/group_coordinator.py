@@ -7,6 +7,7 @@ when it is first needed; each of its partitions has a machine of its own (`group
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,8 +34,6 @@ logger = logging.getLogger("trio_broker.groups")
 #: A commit that is not durable by then is answered with REQUEST_TIMED_OUT (Kafka:
 #: offsets.commit.timeout.ms); it may still come true.
 COMMIT_SECONDS_MAX = 5.0
-#: How often a partition that could not be loaded is tried again.
-_RELOAD_SECONDS = 5.0
 #: As many offsets expire in one batch of each partition, and the next ones after that long.
 _EXPIRED_MAX = 1000
 _EXPIRY_SECONDS = 1.0
@@ -64,7 +63,7 @@ class GroupCoordinator:
         self._creating = trio.Lock()
         self._closed = False
         self._earlier = trio.Event()
-        self._sleeping_until_ms = 0
+        self._sleeping_until = -math.inf
 
     async def load(self) -> None:
         """Rebuild the state from the log; called once, before clients are served.
@@ -81,12 +80,9 @@ class GroupCoordinator:
         interval_seconds = config.offsets_retention_check_interval_ms / 1000
         offsets_due = trio.current_time() + interval_seconds
         while True:
-            wakes = [p.wake_at_ms for p in self._partitions if p.wake_at_ms is not None]
-            deadline = min([offsets_due, *(wake / 1000 for wake in wakes)])
-            if any(not partition.is_loaded for partition in self._partitions):
-                deadline = min(deadline, trio.current_time() + _RELOAD_SECONDS)
+            deadline = min(offsets_due, self._next_wake())
             self._earlier = trio.Event()
-            self._sleeping_until_ms = int(deadline * 1000)
+            self._sleeping_until = deadline
             with trio.move_on_at(deadline + 0.001):  # never a moment too early
                 await self._earlier.wait()
             now_ms = int(trio.current_time() * 1000)
@@ -101,22 +97,16 @@ class GroupCoordinator:
 
     def _expire_offsets(self) -> bool:
         """Forget offsets that nobody used for long, one batch; return whether more are due."""
-        has_more = False
-        for partition in self._partitions:
-            decision = partition.machine.expire_offsets(partition.now(), records_max=_EXPIRED_MAX)
-            has_more = has_more or len(decision.records) >= _EXPIRED_MAX
-            partition.carry_out(decision)
-        return has_more
+        have_more = [partition.expire_offsets(_EXPIRED_MAX) for partition in self._partitions]
+        return any(have_more)
+
+    def _next_wake(self) -> float:
+        return min((partition.next_wake() for partition in self._partitions), default=math.inf)
 
     def _woken(self) -> None:
         """Some machine may want to be asked earlier than `run` sleeps."""
-        wakes = [p.wake_at_ms for p in self._partitions if p.wake_at_ms is not None]
-        if wakes and min(wakes) < self._sleeping_until_ms:
+        if self._next_wake() < self._sleeping_until:
             self._earlier.set()
-        elif not all(partition.is_loaded for partition in self._partitions):
-            reload_ms = int((trio.current_time() + _RELOAD_SECONDS) * 1000)
-            if reload_ms < self._sleeping_until_ms:
-                self._earlier.set()
 
     def close(self) -> None:
         """Answer every request that waits, and refuse further ones: the broker is draining."""
@@ -166,12 +156,13 @@ class GroupCoordinator:
         for partition in self._partitions:
             if not partition.is_loaded:
                 continue
-            reply = CodesReply(ErrorCode.REQUEST_TIMED_OUT)
+            reply: CodesReply | ErrorCode = ErrorCode.REQUEST_TIMED_OUT
             with trio.move_on_after(COMMIT_SECONDS_MAX):
                 reply = await partition.ask(partial(_forget_topics, partition.machine, names))
-            if reply.code:
+            code = reply if isinstance(reply, ErrorCode) else reply.code
+            if code:
                 # Harmless: offsets carry the topic's id, so a new topic does not see them.
-                logger.warning("offsets of deleted topics stay for now: %s", reply.code.name)
+                logger.warning("offsets of deleted topics stay for now: %s", code.name)
 
     # Looking.
 
@@ -264,8 +255,8 @@ class GroupCoordinator:
 
     async def _take_over(self, routed: RoutedTopic) -> None:
         partitions = [
-            GroupsPartition(self._state, replica, self._total, self._woken)
-            for replica in routed.replicas
+            GroupsPartition(self._state, index, replica, self._total, self._woken)
+            for index, replica in enumerate(routed.replicas)
         ]
         for partition in partitions:
             await partition.load()

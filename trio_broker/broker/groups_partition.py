@@ -3,20 +3,28 @@
 A command is decided in pure code at once; what it wants remembered is appended like any other
 batch, and at the moment that is durable, in the order of the log, the machine is told and its
 answers go out. See `group.machine` for the rules. Owned by `group_coordinator`.
+
+The boundary for bugs in what groups do, whoever gave the command, and whether it is a client's or
+the clock's: after one the machine cannot be trusted any more. Who waits for its answer is sent away
+to look for a coordinator, and the groups are read again from the log, ever more seldom while that
+does not help.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import trio
 
 from trio_broker.broker.append_slot import AwaitedAppend
+from trio_broker.broker.supervise import Backoff, described
 from trio_broker.errors import CorruptLog, CorruptRecords, ErrorCode, StorageError
 from trio_broker.group.commands import GroupDecision, Now
 from trio_broker.group.machine import GroupMachine
+from trio_broker.names import OFFSETS_TOPIC_NAME
 from trio_broker.records.batch import read_header
 from trio_broker.records.build import Record, build_batch
 from trio_broker.records.iterate import iterate_batches, iterate_records
@@ -31,6 +39,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trio_broker.groups")
 
+P = ParamSpec("P")
+
+#: How often a partition that could not be loaded is tried again.
+RELOAD_SECONDS = 5.0
 _LOAD_BYTES = 1024 * 1024
 _BATCH_BYTES_MAX = 64 * 1024 * 1024
 _SNAPSHOT_RECORDS_PER_BATCH = 500
@@ -46,6 +58,9 @@ class _Token:
         self.response: Any = None
 
     def answer(self, response: object) -> None:
+        """Answer the request, unless that has been done."""
+        if self._event.is_set():
+            return
         self.response = response
         self._event.set()
 
@@ -80,16 +95,19 @@ class GroupsPartition:
         is_loaded: before, nobody knows what was committed, which is not the same as nothing.
         wake_at_ms: when the machine wants to be asked what has expired, on the clock of `now`.
         appends_under_way: batches whose fate the machine does not know yet.
+        boundary: name of the boundary at which its faults stop.
     """
 
     def __init__(
         self,
         state: BrokerState,
+        index: int,
         replica: Replica | None,
         total: Tally,
         woken: Callable[[], None],
     ) -> None:
         self.replica = replica
+        self.boundary = f"group coordinator {OFFSETS_TOPIC_NAME}-{index}"
         self._total = total
         self.is_loaded = False
         self.wake_at_ms: int | None = None
@@ -97,6 +115,9 @@ class GroupsPartition:
         self._state = state
         self._woken = woken
         self._loading = trio.Lock()
+        self._waiting: dict[_Token, None] = {}
+        self._backoff = Backoff()
+        self._reload_at = -math.inf
         self.machine = self._empty_machine()
         if replica is not None:
             replica.when_refusing = self._log_lost
@@ -112,16 +133,54 @@ class GroupsPartition:
         """Return both times."""
         return Now(self._state.host.wall.now_ms(), int(trio.current_time() * 1000))
 
+    def next_wake(self) -> float:
+        """Return the Trio time at which it wants to be looked at; inf: not of its own accord."""
+        if not self.is_loaded:
+            now = trio.current_time()
+            return self._reload_at if self._reload_at > now else now + RELOAD_SECONDS
+        return math.inf if self.wake_at_ms is None else self.wake_at_ms / 1000
+
+    # Faults.
+
+    def _attempt(self, step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Do something with the machine; a fault stops here, and costs this machine."""
+        supervisor = self._state.supervisor
+        fault = supervisor.absorb_now(self.boundary, step, *args, **kwargs)
+        if fault is not None:
+            self._give_up_machine(fault)
+
+    def _give_up_machine(self, fault: Exception) -> None:
+        """Answer everybody who waits, and have the groups read again after a while."""
+        self.is_loaded = False
+        self.wake_at_ms = None
+        self.machine.give_up()
+        self.machine = self._empty_machine()
+        for token in self._waiting:
+            token.answer(ErrorCode.NOT_COORDINATOR)
+        now = trio.current_time()
+        self._reload_at = now + self._backoff.next_seconds(now)
+        self._state.supervisor.down[self.boundary] = described(fault)
+        self._woken()
+
     # Commands.
 
     async def ask(self, command: Callable[[object, Now], GroupDecision]) -> Any:
         """Give the machine a command with a token; wait for the answer and return it.
 
+        It is NOT_COORDINATOR, whatever was asked, if the machine has a fault and is given up.
+
         Cancellation: nobody hears the answer; what was decided stands.
         """
         token = _Token()
+        self._waiting[token] = None
+        try:
+            self._attempt(self._decide, command, token)
+            return await token.wait()
+        finally:
+            del self._waiting[token]
+
+    def _decide(self, command: Callable[[object, Now], GroupDecision], token: _Token) -> None:
         self.carry_out(command(token, self.now()))
-        return await token.wait()
 
     def carry_out(self, decision: GroupDecision) -> None:
         """Send the answers of a decision, queue its records, and see that it is woken in time."""
@@ -140,11 +199,24 @@ class GroupsPartition:
 
     def let_expire(self) -> None:
         """Let pass what is due now."""
-        self.carry_out(self.machine.expire(self.now()))
+        self._attempt(lambda: self.carry_out(self.machine.expire(self.now())))
+
+    def expire_offsets(self, records_max: int) -> bool:
+        """Forget offsets that nobody used for long; return whether more are due than so many."""
+        has_more = False
+
+        def expire() -> None:
+            nonlocal has_more
+            decision = self.machine.expire_offsets(self.now(), records_max=records_max)
+            has_more = len(decision.records) >= records_max
+            self.carry_out(decision)
+
+        self._attempt(expire)
+        return has_more
 
     def close(self) -> None:
         """Answer every request that waits, and refuse further ones."""
-        self.carry_out(self.machine.close(self.now()))
+        self._attempt(lambda: self.carry_out(self.machine.close(self.now())))
 
     def _begin_append(
         self, records: Sequence[CoordinatorRecord], decision: GroupDecision | None
@@ -165,16 +237,18 @@ class GroupsPartition:
     ) -> None:
         """Let the machine that decided know whether the records of its decision are durable."""
         self.appends_under_way -= 1
-        if decision is None:
-            return
-        if slot.code is ErrorCode.NONE:
+        if decision is not None and machine is self.machine:  # else it was given up
+            self._attempt(self._settle, machine, decision, slot.code)
+
+    def _settle(self, machine: GroupMachine, decision: GroupDecision, code: ErrorCode) -> None:
+        if code is ErrorCode.NONE:
             following = machine.stored(decision, self.now())
         else:
-            following = machine.not_stored(decision, slot.code, self.now())
-        if machine is self.machine and self.is_loaded:
+            following = machine.not_stored(decision, code, self.now())
+        if self.is_loaded:
             self.carry_out(following)
             return
-        self._answer(following)  # of a machine that was given up
+        self._answer(following)  # of a machine that is closed, since its log was lost
         while following.records:
             code = ErrorCode.NOT_COORDINATOR
             following = machine.not_stored(following, code, self.now())
@@ -188,18 +262,22 @@ class GroupsPartition:
         """
         if self.is_loaded:
             self.is_loaded = False
-            self._answer(self.machine.close(self.now()))
             self.wake_at_ms = None
+            self._attempt(lambda: self._answer(self.machine.close(self.now())))
             self._woken()
 
     # Its log.
 
     async def load(self) -> None:
         """Take in the log, if that has not been done and can be done now."""
-        if self.is_loaded:
+        if self.is_loaded or trio.current_time() < self._reload_at:
             return
         async with self._loading:
-            await self._load_alone()
+            if trio.current_time() < self._reload_at:
+                return  # it has failed while this waited
+            fault = await self._state.supervisor.absorb(self.boundary, self._load_alone)
+            if fault is not None:
+                self._give_up_machine(fault)
 
     async def _load_alone(self) -> None:
         replica = self.replica
@@ -214,8 +292,10 @@ class GroupsPartition:
             logger.error("%r: groups cannot be read now: %s", replica, error)
             return
         if not replica.refusal and replica.log is log:  # else it was lost meanwhile
+            decision = self.machine.loaded(self.now())
             self.is_loaded = True
-            self.carry_out(self.machine.loaded(self.now()))
+            self._state.supervisor.down.pop(self.boundary, None)
+            self.carry_out(decision)
 
     async def _replay_log(self, replica: Replica, log: Log) -> None:
         offset = log.log_start_offset
@@ -244,8 +324,12 @@ class GroupsPartition:
     async def shorten_log(self) -> None:
         """Where the log has rolled, write the whole state again and drop what came before.
 
-        Skipped while records are under way, which would lie before the new beginning.
+        Skipped while records are under way, which would lie before the new beginning. A fault
+        stops here: the groups are none the worse for a log that stays long.
         """
+        await self._state.supervisor.absorb(self.boundary, self._shorten)
+
+    async def _shorten(self) -> None:
         replica = self.replica
         if replica is None or not replica.has_log or not self.is_loaded:
             return

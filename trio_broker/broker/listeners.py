@@ -11,6 +11,7 @@ import errno
 import logging
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -140,29 +141,38 @@ class PatientListener:
 
 
 async def accept_forever(state: BrokerState, listener: Listener, gate: ConnectionGate) -> None:
-    """Accept clients of one address until the listener is closed or the task cancelled."""
+    """Accept clients of one address until the listener is closed or the task cancelled.
 
+    After a fault it goes on, ever more slowly; those who are connected do not notice.
+    """
+    boundary = f"listener {listener.host}:{listener.port}"
+    await state.supervisor.keep_running(boundary, partial(_accept, state, listener, gate))
+
+
+async def _accept(state: BrokerState, listener: Listener, gate: ConnectionGate) -> None:
     def count(turned_away: int) -> None:
         state.connections_refused += turned_away
 
     patient = PatientListener(listener, state.accept_log, count)
     while (stream := await patient.accept()) is not None:
-        if state.draining:
-            stream.close()
-            continue
-        address = stream.peer.rpartition(":")[0]
-        if refusal := gate.enter(address):
-            state.connections_refused += 1
-            state.accept_log.log(
-                logging.WARNING, "gate", f"a connection from {address} was refused: {refusal}"
+        with ExitStack() as unless_served:
+            unless_served.callback(stream.close)
+            if state.draining:
+                continue
+            address = stream.peer.rpartition(":")[0]
+            if refusal := gate.enter(address):
+                state.connections_refused += 1
+                state.accept_log.log(
+                    logging.WARNING, "gate", f"a connection from {address} was refused: {refusal}"
+                )
+                continue
+            unless_served.callback(gate.leave, address)
+            assert state.connections is not None
+            state.connections.start_soon(
+                _serve_client, state, stream, (listener.host, listener.port), gate, address
             )
-            stream.close()
-            continue
-        state.connections_accepted += 1
-        assert state.connections is not None
-        state.connections.start_soon(
-            _serve_client, state, stream, (listener.host, listener.port), gate, address
-        )
+            state.connections_accepted += 1
+            unless_served.pop_all()
 
 
 async def _serve_client(

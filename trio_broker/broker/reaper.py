@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from trio_broker.broker.connection import Connection
+    from trio_broker.broker.supervise import Supervisor
 
 REAP_INTERVAL_SECONDS = 0.5
 
@@ -26,10 +27,12 @@ class Reaper:
 
     Args:
         clients: those that are open; read only.
+        supervisor: takes the faults of one connection each.
     """
 
-    def __init__(self, clients: Collection[Connection]) -> None:
+    def __init__(self, clients: Collection[Connection], supervisor: Supervisor) -> None:
         self._clients = clients
+        self._supervisor = supervisor
         self._sleep = trio.CancelScope()
         self._is_long = False
 
@@ -53,7 +56,9 @@ class Reaper:
                 await trio.sleep_forever()
             now = trio.current_time()
             for connection in list(self._clients):
-                connection.reap(now)
+                fault = self._supervisor.absorb_now("connection", connection.reap, now)
+                if fault is not None:
+                    connection.close("its deadlines could not be looked after")
 
     def _next_look(self) -> float:
         self._is_long = all(connection.is_idle for connection in self._clients)

@@ -58,7 +58,7 @@ async def run_server(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey_signals, tree)
             if service_manager is not None:
-                nursery.start_soon(_keep_informed, tree.state, service_manager)
+                nursery.start_soon(keep_informed, tree.state, service_manager)
             await nursery.start(tree.run)
             announce("kafka", tree.state.bound)
             if tree.state.http_bound:
@@ -77,10 +77,11 @@ async def run_server(
     return EXIT_CLEAN if tree.report is not None and tree.report.clean else EXIT_FORCED
 
 
-async def _keep_informed(state: BrokerState, manager: ServiceManager) -> None:
+async def keep_informed(state: BrokerState, manager: ServiceManager) -> None:
+    """Tell who started the process how the broker is, until cancelled; then once more."""
     notifier = ServiceNotifier(state, manager)
     try:
-        await notifier.run()
+        await state.supervisor.keep_running("service notifier", notifier.run)
     finally:
         notifier.tell()
 

@@ -516,7 +516,8 @@ class Shard(ShardUpkeep):
         if not self._housekeeping.cancel_called:
             self._housekeeping = trio.CancelScope()  # an earlier run has used the last one up
         with self._housekeeping:
-            await self.housekeeper.run()
+            supervisor = self.log_dir.supervisor
+            await supervisor.keep_running(f"{self.boundary} housekeeping", self.housekeeper.run)
 
     async def flush_all(self) -> list[Exception]:
         """Store what is queued, take no more, and make every log durable.

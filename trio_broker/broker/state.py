@@ -120,7 +120,7 @@ class BrokerState:
             ConfigError: see `divide_descriptors`.
         """
         self.flusher = ResponseFlusher(self.supervisor)
-        self.reaper = Reaper(self.clients)
+        self.reaper = Reaper(self.clients, self.supervisor)
         self.descriptors = divide_descriptors(
             self.config,
             allowed=self.host.descriptors_max,

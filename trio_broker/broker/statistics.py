@@ -92,6 +92,10 @@ def health_facts(state: BrokerState) -> HealthFacts:
         log_dirs=tuple(_log_dir_health(state, log_dir) for log_dir in state.log_dirs),
         leaks=tuple(_printable(sentence) for sentence in state.leaks.values()),
         faults=_faults(state),
+        down=tuple(
+            (_printable(boundary), _printable(cause))
+            for boundary, cause in state.supervisor.down.items()
+        ),
     )
 
 

@@ -71,10 +71,12 @@ class Supervisor:
             stopping at its boundary, so that a bug fails the test.
         faults: per boundary, how often it absorbed a fault and the last cause; the boundary that
             did so last comes last.
+        down: boundaries behind which nothing runs between a fault and the next start, and why.
     """
 
     reraise: bool = False
     faults: dict[str, FaultRecord] = field(factory=dict)
+    down: dict[str, str] = field(factory=dict)
     _paced: PacedLog = field(factory=lambda: PacedLog(logger), init=False)
 
     async def absorb(
@@ -137,7 +139,11 @@ class Supervisor:
             fault = await self.absorb(boundary, function)
             if fault is None:
                 return
-            await trio.sleep(backoff.next_seconds(trio.current_time()))
+            self.down[boundary] = described(fault)
+            try:
+                await trio.sleep(backoff.next_seconds(trio.current_time()))
+            finally:
+                self.down.pop(boundary, None)
 
     def take(self, boundary: str, fault: Exception) -> None:
         """Take in a fault that a boundary has stopped elsewhere, on a lane for example."""
