@@ -78,13 +78,12 @@ def explain(topic: RoutedTopic, now_ms: int) -> str:
             "if logs take too much room (storage.bytes_max), produce is refused instead."
         )
     sentences = [rule]
-    for log_dir in _log_dirs(topic):
-        keeper = log_dir.keeper
-        if keeper.limit_bytes is not None:
-            sentences.append(
-                f"Logs take {keeper.shared_bytes} of {keeper.limit_bytes} bytes "
-                f"where {log_dir.directory.path} belongs."
-            )
+    budgets = {log_dir.keeper.scope: log_dir.keeper for log_dir in _log_dirs(topic)}
+    sentences += [
+        f"The logs {scope} take {keeper.shared_bytes} of {keeper.limit_bytes} bytes that they may."
+        for scope, keeper in budgets.items()
+        if keeper.limit_bytes is not None
+    ]
     if facts.segment_bytes < topic.config.segment_bytes:
         sentences.append(f"Segments roll at {facts.segment_bytes} bytes, to give way in pieces.")
     due_ms = facts.next_deletion_ms

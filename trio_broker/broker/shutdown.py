@@ -143,8 +143,13 @@ class Shutdown:
 
         Not counted against the deadline; over at once when somebody is in a hurry.
         """
+        seconds = self._config.ready_grace_seconds
+        if seconds and not self._hurried:
+            logger.info(
+                "clients are served for another %g s (shutdown.ready_grace_seconds)", seconds
+            )
         with self._grace_scope:
-            self._grace_scope.deadline = self._began + self._config.ready_grace_seconds
+            self._grace_scope.deadline = self._began + seconds
             await trio.sleep_forever()
 
     def failed(self, what: str, causes: Sequence[BaseException]) -> None:

@@ -128,6 +128,12 @@ class SpaceKeeper:
         """What all logs take that share the budget."""
         return sum(keeper.used_bytes for keeper in self._sharing())
 
+    @property
+    def scope(self) -> str:
+        """Say which logs share the budget: logs "of this broker", or "in" a directory."""
+        is_shared = self._configured_bytes >= 0
+        return "of this broker" if is_shared else f"in {self._log_dir.directory.path}"
+
     def _sharing(self) -> Sequence[SpaceKeeper]:
         """Return the keepers of all log dirs that share the budget, this one included."""
         if self._configured_bytes < 0 or not self._state.log_dirs:
@@ -307,9 +313,7 @@ class SpaceKeeper:
 
     def _refusal(self) -> str:
         assert self.limit_bytes is not None
-        is_shared = self._configured_bytes >= 0
-        scope = "of this broker" if is_shared else f"in {self._log_dir.directory.path}"
-        return pressure.refusal(self.shared_bytes, self.limit_bytes, scope)
+        return pressure.refusal(self.shared_bytes, self.limit_bytes, self.scope)
 
     def _set_refusal(self, refusal: str | None) -> None:
         before, self.refusal = self.refusal, refusal
