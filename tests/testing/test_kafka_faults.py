@@ -274,7 +274,7 @@ def test_all_connections_at_once(
 
 
 def test_mistakes_are_told_at_once(kafka_faults: KafkaFaults) -> None:
-    with pytest.raises(ValueError, match="there is no API 'Producer'"):
+    with pytest.raises(ValueError, match="there is no API 'Producer', is it 'Produce'"):
         kafka_faults.error("Producer", "NOT_LEADER_OR_FOLLOWER")
     with pytest.raises(ValueError, match="'NOT_LEADER', is it 'NOT_LEADER_OR_FOLLOWER'"):
         kafka_faults.error("Produce", "NOT_LEADER")

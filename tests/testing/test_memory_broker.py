@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio  # noqa: TID251 - what others call this from
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -192,3 +193,17 @@ async def test_the_programs_exception_is_the_same_object() -> None:
 
 async def _create(broker: Broker) -> None:
     await broker.create_topic("orders")
+
+
+def test_asyncio_is_told_that_it_is_not_trio() -> None:
+    async def block(opened: Any) -> None:
+        async with opened:
+            raise AssertionError("without Trio")
+
+    for opened, instead in (
+        (memory_broker(), "take kafka_broker, or broker_thread"),
+        (open_broker(), "call it under trio.run"),
+        (open_client("127.0.0.1:1"), "call it under trio.run"),
+    ):
+        with pytest.raises(RuntimeError, match=f"needs Trio, which does not run here: .*{instead}"):
+            asyncio.run(block(opened))

@@ -27,7 +27,7 @@ from trio_broker.broker.supervise import first_cause
 from trio_broker.client.partitioner import choose_partition
 from trio_broker.config import BrokerConfig
 from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
-from trio_broker.host.clock import has_real_time
+from trio_broker.host.clock import has_real_time, require_trio
 from trio_broker.host.memory_stream import memory_stream_pair
 from trio_broker.names import TopicName
 from trio_broker.records.batch import BatchHeader
@@ -307,8 +307,10 @@ async def open_broker(
         ConfigError: from building the configuration.
         StorageError, OSError: the broker could not start.
         BrokerCrashed: the broker failed while it ran; the block has been cancelled.
+        RuntimeError: outside of Trio, or under a clock that does not wait for disks.
         BaseException: whatever the block raises, as it is.
     """
+    require_trio("open_broker()")
     if host is None:
         from trio_broker.host.real import real_host
 

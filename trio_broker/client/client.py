@@ -28,6 +28,7 @@ from trio_broker.client.options import (
 from trio_broker.client.producer import Producer
 from trio_broker.client.scope import END_SECONDS_MAX, TaskScope, open_scope
 from trio_broker.config_checks import split_address
+from trio_broker.host.clock import require_trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -202,12 +203,14 @@ async def open_client(
 
     Raises:
         ValueError: neither `bootstrap` nor `broker`, or both, or an address is none.
+        RuntimeError: outside of Trio.
         Unreachable: no broker could be reached within `start_timeout_seconds`.
         BaseException: whatever the block raises, as it is.
 
     Cancellation: leaving the block ends everything at once; see `Producer` and `GroupConsumer` for
         what they do first when they are left without an error.
     """
+    require_trio("open_client()")
     if (bootstrap is None) == (broker is None):
         raise ValueError("a client needs either the addresses of brokers or a broker")
     if host is None and broker is not None:

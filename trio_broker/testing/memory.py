@@ -22,7 +22,7 @@ from trio_broker.config import (
     StorageConfig,
     TopicConfig,
 )
-from trio_broker.host.clock import RealWallClock
+from trio_broker.host.clock import RealWallClock, require_trio
 from trio_broker.host.entropy import RealEntropy
 from trio_broker.host.interface import Host
 from trio_broker.testing.sim.clock import SimClock
@@ -237,11 +237,13 @@ async def memory_broker(
         interceptor: stands between connections and handlers: a `RequestFaults`, for example.
 
     Raises:
+        RuntimeError: outside of Trio.
         BrokerCrashed: the broker failed while it ran; the block has been cancelled.
         BaseException: whatever the block raises, as it is.
 
     Cancellation: as with `open_broker`.
     """
+    require_trio("memory_broker()", "tests on asyncio take kafka_broker, or broker_thread()")
     async with open_broker(
         config or config_for_tests(), host=host or _machine(), interceptor=interceptor
     ) as broker:

@@ -44,7 +44,10 @@ def api_key(api: ApiKey | str) -> ApiKey:
         return api
     found = _API_NAMES.get(api.replace("_", "").lower())
     if found is None:
-        raise ValueError(f"there is no API {api!r}; there are {', '.join(sorted(_API_NAMES))}")
+        names = [each.name for each in APIS.values()]
+        near = get_close_matches(api.replace("_", ""), names, 1, 0.4)
+        hint = f", is it {near[0]!r}?" if near else f"; there are {', '.join(sorted(names))}"
+        raise ValueError(f"there is no API {api!r}{hint}")
     return found
 
 

@@ -171,4 +171,4 @@ class TrioThread:
         call.is_done.set()
 
     def _raise_end(self) -> NoReturn:
-        raise self._end or RuntimeError(f"{self.name} has ended")
+        raise self._end or RuntimeError(f"{self.name} has ended: its `with` block was left")
