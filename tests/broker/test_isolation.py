@@ -17,6 +17,7 @@ from tests.broker.harness import (
     make_batch,
     produce_request,
     simulated,
+    slow,
 )
 from trio_broker import ErrorCode
 from trio_broker.broker.connection import Connection
@@ -25,6 +26,7 @@ from trio_broker.broker.replica import ReplicaState
 from trio_broker.broker.space_keeper import SpaceKeeper
 from trio_broker.broker.statistics import health_facts
 from trio_broker.storage.log import Log
+from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.wire.messages.fetch import FetchPartition
 
 if TYPE_CHECKING:
@@ -280,6 +282,38 @@ async def test_faults_are_shown_with_their_causes_and_forgotten_with_their_topic
         await run.broker.delete_topic("orders")
         [fault] = run.broker.statistics().faults
         assert (fault.boundary, fault.count) == ("replica", 1)
+
+
+@simulated
+async def test_a_fault_that_comes_after_its_topic_is_gone_is_not_shown_by_name_for_ever(
+    world: World,
+) -> None:
+    """A read that was under way when the topic was deleted; others have its name since."""
+
+    def late_bug(_log: Any, _plan: Any) -> Any:
+        yield world.fs.stat, ("/data/as slow as can be",)
+        raise PlantedBug("a bug")
+
+    world.fs.faults = DiskFaults(cached_read_rate=0.0)
+    async with one_shard(world) as run, world.connect() as client:
+        run.faults_expected = {"replica", "replica orders-0"}
+        for number in range(3):
+            await run.broker.create_topic("orders")
+            await run.broker.produce("orders", b"x")
+            with pytest.MonkeyPatch.context() as patch, slow("as slow as can be", 5.0):
+                patch.setattr(Log, "read_job", late_bug)
+                await client.send(fetch_request(0), 12)
+                await trio.sleep(0.5)
+            await run.broker.delete_topic("orders")
+            await client.receive(fetch_request(0), 12)
+            faults = {name: fault.count for name, fault in run.state.supervisor.faults.items()}
+            assert faults == {"replica": number + 1}
+        await run.broker.create_topic("orders")
+        with planted(Log, "plan_append", lambda log: str(log.topic_partition)):
+            with pytest.raises(Exception, match="KAFKA_STORAGE_ERROR"):
+                await run.broker.produce("orders", b"x")
+        assert run.state.supervisor.faults["replica orders-0"].count == 1
+        await wait_online(run.replica("orders"), 5)
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,7 @@ class Shard(ShardUpkeep):
         waits to run again after a fault, the replica is offline until then.
         """
         self.replicas[replica.topic_partition] = replica
+        self.log_dir.supervisor.expect(replica.boundary)
         if self._nursery is None:
             replica.go_offline(f"shard {self.name} is not running")
             return

@@ -12,6 +12,7 @@ hides one: each is counted and logged here, and `Supervisor.reraise` makes tests
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
@@ -30,6 +31,9 @@ logger = logging.getLogger("trio_broker.supervise")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: The only boundaries that come and go by the thousand: those of replicas.
+REPLICA_KIND = "replica"
 
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_LAST_SECONDS = 60.0
@@ -77,6 +81,7 @@ class Supervisor:
     reraise: bool = False
     faults: dict[str, FaultRecord] = field(factory=dict)
     down: dict[str, str] = field(factory=dict)
+    _replicas: Counter[str] = field(factory=Counter, init=False)
     _paced: PacedLog = field(factory=lambda: PacedLog(logger), init=False)
 
     async def absorb(
@@ -156,6 +161,8 @@ class Supervisor:
 
         However many there are of one kind, the log gets one in ten seconds.
         """
+        if boundary_kind(boundary) == REPLICA_KIND and not self._replicas[boundary]:
+            boundary = REPLICA_KIND  # it has been forgotten, and this comes late
         record = self.faults.pop(boundary, None) or FaultRecord()
         self.faults[boundary] = record
         record.count += 1
@@ -167,8 +174,22 @@ class Supervisor:
             exc_info=fault,
         )
 
+    def expect(self, boundary: str) -> None:
+        """Take note of a replica, whose faults are shown under its name until `forget`.
+
+        Another one may have the same name: that of a deleted topic which is not quite gone yet.
+        """
+        self._replicas[boundary] += 1
+
     def forget(self, boundary: str) -> None:
-        """Drop the name of a boundary that is no more; what it counted goes to all of its kind."""
+        """Drop the name of a replica that is no more; what it counted goes to all of its kind.
+
+        And so do faults that are still to come, of what had begun before.
+        """
+        self._replicas[boundary] -= 1
+        if self._replicas[boundary] > 0:
+            return
+        del self._replicas[boundary]
         record = self.faults.pop(boundary, None)
         if record is not None:
             rest = self.faults.setdefault(boundary_kind(boundary), FaultRecord())
