@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import posixpath
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from tests.broker.harness import (
     STEPS_MAX,
     Running,
     World,
+    failing,
     simulated,
 )
 from tests.broker.retained import (
@@ -29,9 +31,11 @@ from trio_broker import ErrorCode
 from trio_broker.broker.handlers import delete_records
 from trio_broker.broker.housekeeping import CLOCK_LOOK_SECONDS
 from trio_broker.config import DAY_MS, MIB, StorageConfig, TopicConfig
+from trio_broker.storage import paths
 from trio_broker.storage.log import Log
 from trio_broker.storage.pressure import PIECE_BYTES_MIN
 from trio_broker.storage.retention import DeletionReason
+from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.testing.sim.run import Simulation, simulate
 from trio_broker.wire.messages.delete_records import DeleteRecordsPartition
@@ -343,3 +347,25 @@ def occupation(world: World) -> Iterator[Any]:
     """Keep a lane busy for a moment."""
     for _ in range(500):
         yield world.fs.stat, ("/",)
+
+
+@simulated
+async def test_files_that_cannot_be_removed_are_one_line_for_all_logs(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    partitions = 40
+    topic = TopicConfig(segment_bytes=2_000, retention_bytes=2_000, file_delete_delay_ms=0)
+    with failing("unlink", paths.DELETED_SUFFIX, on=SimFileSystem) as met:
+        async with world.running(topic=topic) as run:
+            await run.broker.create_topic("orders", partitions=partitions)
+            began = trio.current_time()
+            for partition in range(partitions):
+                await fill(run, "orders", 6_000, partition=partition, batch_bytes=1_500)
+            await eventually(lambda: len({posixpath.dirname(path) for path in met}) == partitions)
+            await trio.sleep(65)
+            assert not run.state.log_dirs[0].health.cause
+            seconds = trio.current_time() - began
+    lines = [text for text in caplog.messages if "cannot be removed now" in text]
+    assert len(met) > 3 * partitions, "they are tried again, and once more at the end"
+    assert 2 <= len(lines) <= seconds / 10 + 2
+    assert "more lines like this were left out" in lines[-1]

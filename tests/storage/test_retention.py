@@ -271,14 +271,18 @@ def test_files_that_cannot_be_removed_are_tried_again(
 ) -> None:
     fill(sim_bench, retention_bytes=2500, file_delete_delay_ms=0)
     assert delete(sim_bench)
+    doomed = [name for name in sim_bench.names() if name.endswith(paths.DELETED_SUFFIX)]
     job = sim_bench.log.unlink_deleted_job(NOW_MS)
     assert job is not None
     disk.faults = DiskFaults(name_error_rate=1.0)
-    assert run_inline(job) == 0
+    told = run_inline(job)
+    assert told.removed == 0
+    assert told.refused >= len(doomed)
+    assert "cannot be removed now" in str(told)
     disk.faults = DiskFaults()
     job = sim_bench.log.unlink_deleted_job(NOW_MS)
     assert job is not None
-    assert run_inline(job) > 0
+    assert run_inline(job).removed == len(doomed)
     assert not [name for name in sim_bench.names() if name.endswith(paths.DELETED_SUFFIX)]
     assert sim_bench.log.unlink_deleted_job(NOW_MS) is None
 

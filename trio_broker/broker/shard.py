@@ -545,6 +545,7 @@ class Shard(ShardUpkeep):
                 await self.lane.run(_in_turn([log.close_job() for log in logs], failures))
             finally:
                 for log in logs:
+                    self.tell_unlinked(log.last_unlinked)
                     if log.clean_summary is not None:
                         self.summaries[log.topic_partition] = log.clean_summary
         self.is_flushed = not failures

@@ -6,6 +6,7 @@ changes a log holds `changes` meanwhile, as the writer does during a commit.
 
 from __future__ import annotations
 
+import logging
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trio_broker.host.interface import Host, Job, Lane
     from trio_broker.names import TopicPartition
     from trio_broker.storage.log import Log
-    from trio_broker.storage.maintenance import DeletionPlan
+    from trio_broker.storage.maintenance import DeletionPlan, Unlinked
 
 R = TypeVar("R")
 
@@ -163,7 +164,7 @@ class ShardUpkeep:
                     await self._delete_segments(replica, log, plan, now_ms)
                 unlinking = log.unlink_deleted_job(now_ms, at_once=at_once)
                 if unlinking is not None:
-                    await self._try_on_lane(unlinking)
+                    await self._unlink(unlinking)
                     self.log_dir.keeper.changed()
                 if log.seal_idle(now_ms):
                     await self._checkpoint(replica)
@@ -206,9 +207,15 @@ class ShardUpkeep:
                 replica.topic.traffic.deleted(reason, len(sizes), sum(sizes))
                 self.log_dir.deletions.deleted(reason, name, len(sizes), sum(sizes))
 
-    async def _try_on_lane(self, job: Job[object]) -> None:
-        """Run a job that may fail: what it leaves behind is removed by a later one."""
+    async def _unlink(self, job: Job[Unlinked]) -> None:
+        """Remove files of deleted segments; what is left behind is removed by a later job."""
         try:
-            await self.lane.run(job)
+            self.tell_unlinked(await self.lane.run(job))
         except (StorageError, OSError) as error:
             self.log_dir.write_failed(error)
+
+    def tell_unlinked(self, unlinked: Unlinked) -> None:
+        """Say if files could not be removed; for however many logs, a line in ten seconds."""
+        if unlinked.refused:
+            what = f"log dir {self.log_dir.directory.path}: {unlinked}"
+            self.log_dir.paced.log(logging.WARNING, "unlink", what)

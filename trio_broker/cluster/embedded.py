@@ -290,8 +290,8 @@ class EmbeddedStore:
             log.mark_checkpointed(await self._lane.run(log.checkpoint_job()))
         self._must_cut = False
         unlinking = log.unlink_deleted_job(now_ms)
-        if unlinking is not None:
-            await self._lane.run(unlinking)
+        if unlinking is not None and (unlinked := await self._lane.run(unlinking)).refused:
+            logger.warning("%s: %s", self._directory, unlinked)
 
     def _fail(self, error: Exception) -> None:
         """Commit nothing any more: what is on disk is not known."""

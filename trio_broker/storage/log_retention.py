@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trio_broker.storage import maintenance
 from trio_broker.storage.files import noting_failed_sync
 from trio_broker.storage.index import SegmentIndex
-from trio_broker.storage.maintenance import DeletionPlan
+from trio_broker.storage.maintenance import DeletionPlan, Unlinked
 from trio_broker.storage.retention import deletion_reasons, expiry_ms
 from trio_broker.storage.segment import Segment
 from trio_broker.storage.upkeep import LogUpkeep
@@ -151,7 +151,7 @@ class LogRetention(LogUpkeep):
         self.mark_checkpointed(plan.checkpoint)
         self._has_removed_names = True
 
-    def unlink_deleted_job(self, now_ms: int, *, at_once: bool = False) -> Job[int] | None:
+    def unlink_deleted_job(self, now_ms: int, *, at_once: bool = False) -> Job[Unlinked] | None:
         """Give back the space of segments deleted longer than `file.delete.delay.ms` ago.
 
         Args:
@@ -159,8 +159,8 @@ class LogRetention(LogUpkeep):
             at_once: do not wait for that delay: the space is needed.
 
         Returns:
-            A job that returns how many files it removed, None if none is old enough. What it
-            cannot remove is left for the next time.
+            A job that returns what it removed, None if nothing is old enough. What it cannot remove
+            is left for the next time.
         """
         delay_ms = 0 if at_once else self.config.file_delete_delay_ms
         doomed = self._doomed.take(delay_ms, now_ms)

@@ -6,7 +6,6 @@ the log to take over the result. `Log` wraps each in `files.noting_failed_sync`.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from trio_broker.errors import AppendFailed
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from trio_broker.storage.files import ReplicaFiles
     from trio_broker.storage.retention import DeletionReason
     from trio_broker.storage.segment import LogPoint, Segment
-
-
-logger = logging.getLogger("trio_broker.storage")
 
 
 class FlushPlan(NamedTuple):
@@ -150,20 +146,43 @@ def _make_empty_segment(files: ReplicaFiles, name: str) -> Job[None]:
     yield from jobs.sync_directory(files.fs, files.directory)
 
 
-def unlink_job(files: ReplicaFiles, doomed: list[str]) -> Job[int]:
-    """Give back the space of deleted segments; return how many files were removed.
+class Unlinked(NamedTuple):
+    """What became of files that are to be removed.
 
-    What is gone is struck out of `doomed`; what cannot be removed now stays there.
+    Attributes:
+        removed: how many are gone.
+        refused: how many cannot be removed now.
+        error: why the first of those cannot.
     """
-    count = 0
+
+    removed: int = 0
+    refused: int = 0
+    error: OSError | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.refused} files of deleted segments cannot be removed now, which is tried again:"
+            f" {self.error}"
+        )
+
+
+def unlink_job(files: ReplicaFiles, doomed: list[str]) -> Job[Unlinked]:
+    """Give back the space of deleted segments; return what became of their files.
+
+    What is gone is struck out of `doomed`; what cannot be removed now stays there. To say so is the
+    caller's business: there may be thousands of logs on a disk that refuses.
+    """
+    removed, refused = 0, 0
+    first_error: OSError | None = None
     for path in tuple(doomed):
         try:
-            count += yield from unlink_if_there(files.fs, path)
+            removed += yield from unlink_if_there(files.fs, path)
         except OSError as error:
-            logger.warning("cannot remove %s: %s", path, error)
+            refused += 1
+            first_error = first_error or error
         else:
             doomed.remove(path)
-    return count
+    return Unlinked(removed, refused, first_error)
 
 
 def seal_job(plan: CheckpointPlan, doomed: Sequence[int], names: Sequence[int]) -> Job[None]:

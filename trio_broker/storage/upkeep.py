@@ -82,6 +82,7 @@ class LogUpkeep:
         epochs: which leader epoch wrote which offsets.
         recovery: what opening it found.
         clean_summary: set by `close_job`: what the log dir's clean marker says about this log.
+        last_unlinked: the same: what became of the files of deleted segments.
     """
 
     __slots__ = (
@@ -103,6 +104,7 @@ class LogUpkeep:
         "_stray_bases",
         "_unflushed_since",
         "clean_summary",
+        "last_unlinked",
         "config",
         "durability",
         "epochs",
@@ -135,6 +137,7 @@ class LogUpkeep:
         self.epochs = epochs
         self.recovery = recovery
         self.clean_summary: LogSummary | None = None
+        self.last_unlinked = maintenance.Unlinked()
         self._files = files
         self._row = row
         self._cache = cache
@@ -462,12 +465,13 @@ class LogUpkeep:
             yield from maintenance.checkpoint_job(checkpoint)
         else:
             yield from maintenance.flush_job(flush)
-        has_unlinked = yield from maintenance.unlink_job(self._files, doomed)
-        if has_unlinked or must_sync_names:
+        unlinked = yield from maintenance.unlink_job(self._files, doomed)
+        if unlinked.removed or must_sync_names:
             # The next start believes the summary and does not look for files that had gone, and
             # that a power cut has brought back.
             yield from jobs.sync_directory(self._files.fs, self._files.directory)
-        self.clean_summary = summary  # the one thing a job tells a log, which nobody uses any more
+        # What a job tells a log that nobody uses any more.
+        self.last_unlinked, self.clean_summary = unlinked, summary
 
     def close_files(self) -> None:
         """Close every file, newest first, and refuse everything from now on. Idempotent."""
