@@ -141,6 +141,7 @@ class LeakWatch:
     async def _beyond_bounds(self, ledger: Sequence[OpenFile]) -> dict[str, str]:
         """Return a sentence for each owner that holds more files than it may."""
         own = self._state.own_files(ledger)
+        await trio.lowlevel.checkpoint()
         held = Counter(map(_OWNER, own))
         held[ALL_REPLICAS] = sum(map(_is_replicas, own))
         await trio.lowlevel.checkpoint()
