@@ -14,7 +14,9 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import trio
+from trio.testing import MockClock
 
+from trio_broker.client import ConsumerOptions, open_client
 from trio_broker.testing import broker_thread, memory_broker
 
 ROUNDS = 100
@@ -90,6 +92,28 @@ def in_new_processes() -> tuple[list[float], list[float]]:
     return imports, starts
 
 
+async def virtual_hour(fetch_wait_seconds: float | None) -> float:
+    """Let a broker do nothing for an hour, with a waiting consumer or without; return CPU time."""
+    async with memory_broker() as broker, open_client(broker=broker) as client:
+        await broker.create_topic("orders", partitions=3)
+
+        async def consume() -> None:
+            if fetch_wait_seconds is not None:
+                options = ConsumerOptions(fetch_wait_seconds=fetch_wait_seconds)
+                async with client.open_group_consumer("readers", ["orders"], options) as consumer:
+                    async for _ in consumer:
+                        pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume)
+            await trio.sleep(60)
+            began = time.process_time()
+            await trio.sleep(3600)
+            took = time.process_time() - began
+            nursery.cancel_scope.cancel()
+    return took
+
+
 def suite_seconds() -> tuple[float, float]:
     """Run a suite whose tests each have a broker of their own; return time and CPU time."""
     with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +146,11 @@ def main() -> None:
     imports, first_starts = in_new_processes()
     show("broker_thread, imports in a new process", imports)
     show("broker_thread, first start in a new process", first_starts, 100)
+    for wait_seconds in (None, 0.5, 25.0):
+        who = "nobody" if wait_seconds is None else f"a consumer that waits {wait_seconds:g} s"
+        clock = MockClock(autojump_threshold=0)
+        took = [trio.run(virtual_hour, wait_seconds, clock=clock)]
+        show(f"virtual hour with {who}, CPU time", took)
     seconds, cpu_seconds = suite_seconds()
     print(
         f"{TESTS} tests with a memory_broker each: {seconds:.1f} s in all, goal 10 s; "
