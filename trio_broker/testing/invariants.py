@@ -233,7 +233,8 @@ def _check_retention(
         return
     if model.disk_was_full and replica.topic.gives_way:
         return
-    gone = [partition.known[o] for o in partition.known if o < start]
+    # What had gone before the latest look has been judged by what was left then.
+    gone = [partition.known[o] for o in partition.known if partition.start <= o < start]
     newest_ms = max((partition.sent.get(value, 0) for value in gone), default=0)
     wall = replica.shard.log_dir._state.host.wall
     offset_ms = wall.offset_ms if isinstance(wall, SimWallClock) else 0
