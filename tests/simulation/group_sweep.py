@@ -8,16 +8,14 @@ in a row; the tests do the same for some of them. A failure prints the line that
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 from contextlib import contextmanager
 from functools import cache
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.simulation.group_world import Case, parse_case, run_case
+from tests.simulation.sweeping import run_sweep, sweep_parser
 from trio_broker.broker.groups_partition import GroupsPartition
 from trio_broker.group.registry import Groups
 from trio_broker.group.schemas import GroupMetadataKey, decode_key
@@ -128,33 +126,16 @@ def mutant_error(name: str, case: Case) -> BaseException | None:
 
 def main(arguments: list[str]) -> int:
     """Run a sweep and report; return 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.group_sweep")
-    parser.add_argument("--seeds", default="1", help="first and last seed, like 1-3")
-    parser.add_argument("--every", type=int, default=1, help="take every n-th operation")
-    parser.add_argument("--mutant", action="store_true", help="list the cases that find mistakes")
-    parser.add_argument("--case", help="run only this case, as a failure printed it")
+    parser = sweep_parser("python -m tests.simulation.group_sweep", seeds="1")
     options = parser.parse_args(arguments)
-    logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
-    if options.case:
-        run_case(parse_case(options.case))
-        return 0
-    first, _, last = options.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
-    if options.mutant:
-        for name in MUTANTS:
-            found = (case for case in cases(seeds, every=options.every) if mutant_error(name, case))
-            sys.stdout.write(f"{name}: {next(found, 'not found')}\n")
-        return 0
-    began, count, failures = perf_counter(), 0, 0
-    for case in cases(seeds, every=options.every):
-        count += 1
-        if (error := error_of(case)) is not None:
-            failures += 1
-            sys.stdout.write(f"--case '{case}': {error!r}\n")
-            sys.stdout.flush()
-    seconds = perf_counter() - began
-    sys.stdout.write(f"{count} cases, {failures} failures, {seconds:.1f} s\n")
-    return 1 if failures else 0
+    return run_sweep(
+        options,
+        run_text=lambda text: run_case(parse_case(text)),
+        cases=lambda: cases(options.seeds, every=options.every),
+        error_of=error_of,
+        mutants=MUTANTS,
+        mutant_error=mutant_error,
+    )
 
 
 if __name__ == "__main__":

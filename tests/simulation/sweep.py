@@ -7,16 +7,14 @@ durability modes; the tests do the same for some of them. A failure prints the l
 
 from __future__ import annotations
 
-import argparse
 import errno
-import logging
 import sys
 from functools import cache
-from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.simulation import log_mutants
 from tests.simulation.log_world import Scenario, World, plan_scenario
+from tests.simulation.sweeping import run_sweep, sweep_parser
 from trio_broker.config import Durability
 from trio_broker.testing.sim.faults import DiskFaults, NodeDead
 from trio_broker.testing.sim.inodes import BLOCK_BYTES
@@ -121,15 +119,6 @@ def error_of(case: Case) -> BaseException | None:
     return None
 
 
-def find_mutants(seeds: range, durabilities: tuple[Durability, ...], every: int) -> None:
-    """Print, for each planted mistake, the first case that finds it."""
-    for name in log_mutants.MUTANTS:
-        found = (
-            case for case in cases(seeds, durabilities, every=every) if mutant_error(name, case)
-        )
-        sys.stdout.write(f"{name}: {next(found, 'not found')}\n")
-
-
 def mutant_error(name: str, case: Case) -> BaseException | None:
     """Run one case with a mistake in place and return what it failed with."""
     scenario_of(case.seed, case.durability)  # as it is without the mistake
@@ -139,32 +128,18 @@ def mutant_error(name: str, case: Case) -> BaseException | None:
 
 def main(arguments: list[str]) -> int:
     """Run a sweep and report; return 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.sweep")
-    parser.add_argument("--seeds", default="1-20", help="first and last seed, like 1-20")
+    parser = sweep_parser("python -m tests.simulation.sweep", seeds="1-20")
     parser.add_argument("--durability", choices=list(Durability), action="append")
-    parser.add_argument("--every", type=int, default=1, help="take every n-th operation")
-    parser.add_argument("--mutant", action="store_true", help="list the cases that find mistakes")
-    parser.add_argument("--case", help="run only this case, as a failure printed it")
     options = parser.parse_args(arguments)
-    logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
-    if options.case:
-        run_case(parse_case(options.case))
-        return 0
-    first, _, last = options.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
     durabilities = tuple(map(Durability, options.durability or Durability))
-    if options.mutant:
-        find_mutants(seeds, durabilities, options.every)
-        return 0
-    began, count, failures = perf_counter(), 0, 0
-    for case in cases(seeds, durabilities, every=options.every):
-        count += 1
-        if (error := error_of(case)) is not None:
-            failures += 1
-            sys.stdout.write(f"--case '{case}': {error!r}\n")
-    seconds = perf_counter() - began
-    sys.stdout.write(f"{count} cases, {failures} failures, {seconds:.1f} s\n")
-    return 1 if failures else 0
+    return run_sweep(
+        options,
+        run_text=lambda text: run_case(parse_case(text)),
+        cases=lambda: cases(options.seeds, durabilities, every=options.every),
+        error_of=error_of,
+        mutants=log_mutants.MUTANTS,
+        mutant_error=mutant_error,
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 from attrs import evolve
 
+from tests.simulation.sweeping import seed_range
 from trio_broker.testing.sim.run import Result, Simulation, simulate
 from trio_broker.testing.swarm import draw_swarm
 from trio_broker.testing.workload.sometimes import RARE
@@ -133,7 +134,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.broker.fuzz")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seeds", help="first and last seed, like 1-300")
+    parser.add_argument("--seeds", type=seed_range, help="first and last seed, like 1-300")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int, default=60, help="last steps to print with --seed")
     parser.add_argument("--log", action="store_true", help="with --seed: what the broker logs")
@@ -154,8 +155,7 @@ def main(arguments: list[str]) -> int:
         if options.seed is not None:
             return show(options.seed, options.steps)
         if options.seeds:
-            first, _, last = options.seeds.partition("-")
-            return run_and_tell(range(int(first), int(last or first) + 1))
+            return run_and_tell(options.seeds)
         first_seed = random.SystemRandom().randrange(10**9)
         if options.jobs > 1:
             return run_in_processes(arguments, options.jobs)
@@ -169,7 +169,7 @@ def _add_virtual_time(record: logging.LogRecord) -> bool:
 
 
 def run_and_tell(seeds: range, *, deadline: float = float("inf")) -> int:
-    """Run seeds and print what failed and how many there were."""
+    """Run seeds and print what failed and how many there were; return 1 if any did, or none ran."""
     tally = Tally()
     print(f"seeds from {seeds.start} on", flush=True)
     for seed, result, seconds in run_seeds(seeds, deadline=deadline):
@@ -179,7 +179,7 @@ def run_and_tell(seeds: range, *, deadline: float = float("inf")) -> int:
     print(tally, flush=True)
     print("    " + ", ".join(f"{what}: {count}" for what, count in sorted(tally.seen)))
     print(f"    never seen: {', '.join(tally.never_seen) or 'nothing'}", flush=True)
-    return 1 if tally.failures else 0
+    return 1 if tally.failures or not tally.seeds else 0
 
 
 def run_in_processes(arguments: list[str], jobs: int) -> int:

@@ -36,13 +36,12 @@ from trio_broker.errors import ErrorCode
 from trio_broker.records.build import Record, build_batch
 from trio_broker.testing import invariants
 from trio_broker.testing.brokers import DATA_DIRECTORY
-from trio_broker.testing.model import Violation
 from trio_broker.testing.sim.network import NetworkFaults
 from trio_broker.testing.sim.run import Result, Simulation, simulate
 from trio_broker.testing.swarm import Swarm
 from trio_broker.testing.workload.operating import operate
 from trio_broker.testing.workload.producing import produce_request
-from trio_broker.testing.workload.world import World, first_violation
+from trio_broker.testing.workload.world import World, run_world
 from trio_broker.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
 from trio_broker.wire.messages.heartbeat import HeartbeatRequest
 from trio_broker.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
@@ -376,23 +375,8 @@ async def run_case(case: Case, sim: Simulation) -> Outcome:
     Raises:
         Violation: the broker broke a promise.
     """
-    violations: list[Violation] = []
-    outcome: Outcome | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            world = World(sim, calm_swarm(sim.random("surroundings")), nursery, violations)
-            outcome = await _play(case, world)
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        found = group.split(Violation)[0]
-        if found is not None:
-            violations.append(first_violation(found))
-        if not violations:
-            raise
-    if violations:
-        raise violations[0]
-    assert outcome is not None
-    return outcome
+    swarm = calm_swarm(sim.random("surroundings"))
+    return await run_world(sim, swarm, partial(_play, case))
 
 
 async def _play(case: Case, world: World) -> Outcome:

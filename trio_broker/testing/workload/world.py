@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import trio
 from attrs import frozen
@@ -38,13 +38,15 @@ from trio_broker.testing.workload.trimming import Trimmer
 from trio_broker.testing.workload.troubles import Troublemaker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from random import Random
 
     from trio_broker.testing.model import PartitionModel
     from trio_broker.testing.sim.run import Simulation
     from trio_broker.testing.swarm import Swarm
     from trio_broker.testing.workload.caller import Caller
+
+T = TypeVar("T")
 
 #: Housekeeping looks at everything at least this often, and deletes what it saw the time before.
 HOUSEKEEPING_SECONDS = 65.0
@@ -238,36 +240,46 @@ async def run_workload(sim: Simulation, swarm: Swarm | None = None) -> Summary:
     """
     if swarm is None:
         swarm = draw_swarm(sim.random("swarm"))
+
+    async def play(world: World) -> Summary:
+        run = _Run(world)
+        await run.safety_and_liveness()
+        await run.end()
+        return Summary(
+            world.swarm,
+            world.server.lives,
+            run.troubles.count,
+            world.model.acknowledged,
+            world.seen,
+        )
+
+    return await run_world(sim, swarm, play)
+
+
+async def run_world(sim: Simulation, swarm: Swarm, play: Callable[[World], Awaitable[T]]) -> T:
+    """Put a world together, let something happen in it, and return what that came to.
+
+    Raises:
+        Violation: the first broken promise, whoever noticed it.
+    """
     violations: list[Violation] = []
-    summary: Summary | None = None
+    played: list[T] = []
     try:
         async with trio.open_nursery() as nursery:
-            world = World(sim, swarm, nursery, violations)
-            run = _Run(world)
-            await run.safety_and_liveness()
-            await run.end()
-            summary = Summary(
-                swarm,
-                world.server.lives,
-                run.troubles.count,
-                world.model.acknowledged,
-                world.seen,
-            )
+            played.append(await play(World(sim, swarm, nursery, violations)))
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         found = group.split(Violation)[0]
         if found is not None:
-            violations.append(first_violation(found))
+            violations.append(_first_of(found))
         if not violations:
             raise
     if violations:
         raise violations[0]
-    assert summary is not None
-    return summary
+    return played[0]
 
 
-def first_violation(group: BaseExceptionGroup[Violation]) -> Violation:
-    """Return the first of a group's exceptions."""
+def _first_of(group: BaseExceptionGroup[Violation]) -> Violation:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
