@@ -93,7 +93,7 @@ def use_up_budget(run: Running) -> None:
 
 
 def fill_disk(run: Running) -> None:
-    run.replica("orders").shard.log_dir.health.write_refused(28, "the disk is full", 0.0)
+    run.replica("orders").shard.log_dir.health.write_refused(28, "the disk is full", 0.0, "/data")
 
 
 @simulated

@@ -24,11 +24,12 @@ from tests.broker.harness import (
 from tests.conftest import open_descriptors
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.broker.replica import Replica, ReplicaState
-from trio_broker.config import Durability, TopicConfig
+from trio_broker.config import Durability, StorageConfig, TopicConfig
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
 from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.testing.sim.path_faults import PathFaults
 
 TWO_DISKS = {"log_dirs": ("/disk-a", "/disk-b")}
 
@@ -525,3 +526,32 @@ async def test_a_write_to_a_read_only_disk_fails_the_log_dir_even_if_it_cannot_b
             await eventually(lambda: not bad.refusal)
             assert await code_of(client, bad) == 0
         assert bad.log.log_end_offset == 2
+
+
+@pytest.mark.parametrize("durability", ["fsync", "interval", "os"])
+@simulated
+async def test_a_directory_that_is_forbidden_is_the_trouble_of_its_partition(
+    world: World, durability: str
+) -> None:
+    """The broker keeps one file open, so it has to open others to write, and to flush them."""
+    configs = {"segment.bytes": "1024", "durability": durability}
+    storage = StorageConfig(open_files_max=1, flush_interval_ms=50)
+    async with world.running(storage=storage) as run:
+        await run.broker.create_topic("orders", partitions=3, configs=configs)
+        bad, *good = [each for each in run.state.router.by_name["orders"].replicas if each]
+        async with world.connect() as client:
+            for replica in (bad, *good):
+                assert await code_of(client, replica) == 0
+            forbidden = PathFaults(name_error_rate=1.0, error_number=errno.EACCES)
+            with world.fs.failing_below(bad.log.directory, forbidden):
+                refused = 0
+                for _ in range(20):
+                    refused += await code_of(client, bad) == ErrorCode.KAFKA_STORAGE_ERROR
+                    for replica in good:
+                        assert await code_of(client, replica) == 0
+                    await trio.sleep(0.2)
+                assert refused > 10
+                assert not [log_dir for log_dir in run.state.log_dirs if log_dir.is_failed]
+                assert bad.shard.log_dir.write_failures >= refused
+            await eventually(lambda: not bad.refusal)
+            assert await code_of(client, bad) == 0

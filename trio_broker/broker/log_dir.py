@@ -156,23 +156,38 @@ class LogDir:
         self._after_change()
         self.supervisor.record(self.boundary, error)
 
-    def write_failed(self, error: StorageError | OSError) -> None:
-        """Take note of a write that the system refused; nothing that was acknowledged is lost."""
+    def write_failed(
+        self, error: StorageError | OSError, replica: TopicPartition | None = None
+    ) -> None:
+        """Take note of a write that the system refused; nothing that was acknowledged is lost.
+
+        Args:
+            error: why.
+            replica: whose files it was about; None: those of the log dir.
+        """
         self.write_failures += 1
         self._refused(
-            error, self.health.write_refused, f"write refused ({self.write_failures} so far)"
+            error,
+            self.health.write_refused,
+            f"write refused ({self.write_failures} so far)",
+            self.directory.path if replica is None else self.directory.replica_path(replica),
         )
 
     def removal_failed(self, error: StorageError | OSError) -> None:
         """Take note of files that nobody needs, and that could not be moved or removed."""
-        self._refused(error, self.health.removal_refused, "a removal was refused")
+        what = "a removal was refused"
+        self._refused(error, self.health.removal_refused, what, self.directory.path)
 
     def _refused(
-        self, error: StorageError | OSError, take_in: Callable[[int, str, float], None], what: str
+        self,
+        error: StorageError | OSError,
+        take_in: Callable[[int, str, float, str], None],
+        what: str,
+        place: str,
     ) -> None:
         error_number = getattr(error, "errno", None) or errno.EIO
         before = self.health.state
-        take_in(error_number, str(error), trio.current_time())
+        take_in(error_number, str(error), trio.current_time(), place)
         if self.health.state is not before:
             self._after_change()
         text = f"log dir {self.directory.path}: {what}: {error}"

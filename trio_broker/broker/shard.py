@@ -371,7 +371,7 @@ class Shard(ShardUpkeep):
         if isinstance(error, SyncFailed):
             self.log_dir.fail(error)
         elif isinstance(error, AppendFailed) and (error.cut_back or error.errno in GONE):
-            self.log_dir.write_failed(error)
+            self.log_dir.write_failed(error, replica.topic_partition)
         elif isinstance(error, StorageError | OSError):
             self.take_offline(replica, message)
         else:

@@ -101,6 +101,10 @@ class ShardUpkeep:
         except (StuckIO, SyncFailed) as error:
             log.mark_broken()
             self.log_dir.fail(error)
+        except OSError as error:
+            # A file could not be opened. Nothing is lost by that, and it is still to be done.
+            self.log_dir.write_failed(error, replica.topic_partition)
+            self._unflushed[replica] = trio.current_time()
         else:
             log.mark_flushed(end_offset)
 
@@ -119,7 +123,8 @@ class ShardUpkeep:
             log.mark_broken()
             self.log_dir.fail(error)
         except (StorageError, OSError) as error:
-            self.log_dir.write_failed(error)  # the old checkpoint stands, and is still good
+            # The old checkpoint stands, and is still good.
+            self.log_dir.write_failed(error, replica.topic_partition)
         else:
             return True
         return False
@@ -164,7 +169,7 @@ class ShardUpkeep:
                     await self._delete_segments(replica, log, plan, now_ms)
                 unlinking = log.unlink_deleted_job(now_ms, at_once=at_once)
                 if unlinking is not None:
-                    await self._unlink(unlinking)
+                    await self._unlink(replica, unlinking)
                     self.log_dir.keeper.changed()
                 if log.seal_idle(now_ms):
                     await self._checkpoint(replica)
@@ -198,7 +203,8 @@ class ShardUpkeep:
             log.mark_broken()
             self.log_dir.fail(error)
         except (StorageError, OSError) as error:
-            self.log_dir.write_failed(error)  # all segments are still there; tried again
+            # All segments are still there; tried again.
+            self.log_dir.write_failed(error, replica.topic_partition)
         else:
             log.publish_deletion(plan, now_ms)
             name = f"{replica.topic.name}-{replica.partition}"
@@ -207,12 +213,12 @@ class ShardUpkeep:
                 replica.topic.traffic.deleted(reason, len(sizes), sum(sizes))
                 self.log_dir.deletions.deleted(reason, name, len(sizes), sum(sizes))
 
-    async def _unlink(self, job: Job[Unlinked]) -> None:
+    async def _unlink(self, replica: Replica, job: Job[Unlinked]) -> None:
         """Remove files of deleted segments; what is left behind is removed by a later job."""
         try:
             self.tell_unlinked(await self.lane.run(job))
         except (StorageError, OSError) as error:
-            self.log_dir.write_failed(error)
+            self.log_dir.write_failed(error, replica.topic_partition)
 
     def tell_unlinked(self, unlinked: Unlinked) -> None:
         """Say if files could not be removed; for however many logs, a line in ten seconds."""

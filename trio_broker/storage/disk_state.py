@@ -7,7 +7,7 @@ OK        there is room                                      everything works
 LOW       free space below 10 % of the disk, or 1 GiB        retention runs at once
 DEGRADED  below 5 % or 512 MiB, or a write met a full disk   produce is refused, all else works
 FAILED    an fsync failed or a call hung, EIO, EROFS, or     the log dir's partitions are offline
-          three other write errors within 10 s
+          other write errors in three partitions in 10 s
 ========  =================================================  =====================================
 
 DEGRADED is left after probes (a small write and fsync) have succeeded for a second with room above
@@ -18,7 +18,6 @@ its threshold; FAILED after one good probe, once the logs have been opened again
 from __future__ import annotations
 
 import errno
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,7 +33,8 @@ DEGRADED_SHARE = 0.05
 #: Few enough that the next roll or topic may find none.
 LOW_INODES = 256
 PROBES_HELD_SECONDS = 1.0
-WRITE_ERRORS_MAX = 3
+#: Other write errors in fewer places than this say something of these, and nothing of the disk.
+FAILING_PLACES_MAX = 3
 WRITE_ERRORS_SECONDS = 10.0
 
 #: What the system says of a write when there is no room for it.
@@ -84,7 +84,7 @@ class DiskHealth:
         self.cause = ""
         self.space: Space | None = None
         self._good_probes_since: float | None = None
-        self._write_errors: deque[float] = deque(maxlen=WRITE_ERRORS_MAX)
+        self._write_errors: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<DiskHealth {self.state.value} {self.cause}>"
@@ -122,8 +122,15 @@ class DiskHealth:
             self.state = DiskState.OK
             self.cause = ""
 
-    def write_refused(self, error_number: int, cause: str, now: float) -> None:
-        """Take in a write that the system refused and that was cut back."""
+    def write_refused(self, error_number: int, cause: str, now: float, place: str) -> None:
+        """Take in a write that the system refused and that was cut back.
+
+        Args:
+            error_number: its errno.
+            cause: a sentence.
+            now: Trio time.
+            place: the directory that it was in.
+        """
         if error_number in _NOT_THE_DISK:
             return
         if error_number in FULL:
@@ -133,19 +140,26 @@ class DiskHealth:
         if error_number in _BROKEN:
             self.fail(cause)
             return
-        self._write_errors.append(now)
-        is_series = len(self._write_errors) == WRITE_ERRORS_MAX
-        if is_series and now - self._write_errors[0] <= WRITE_ERRORS_SECONDS:
-            self.fail(f"{WRITE_ERRORS_MAX} write errors in {WRITE_ERRORS_SECONDS:g} s: {cause}")
+        recent = {
+            where: since
+            for where, since in self._write_errors.items()
+            if now - since <= WRITE_ERRORS_SECONDS
+        }
+        self._write_errors = {**recent, place: now}
+        if len(self._write_errors) >= FAILING_PLACES_MAX:
+            self.fail(
+                f"write errors in {FAILING_PLACES_MAX} places within {WRITE_ERRORS_SECONDS:g} s:"
+                f" {cause}"
+            )
 
-    def removal_refused(self, error_number: int, cause: str, now: float) -> None:
+    def removal_refused(self, error_number: int, cause: str, now: float, place: str) -> None:
         """Take in files that could not be moved or removed.
 
         Unless the error is that of a full or broken disk, the cause may be the files themselves
         (whose they are, their attributes, something mounted there), and writes are none the worse.
         """
         if error_number in FULL | _BROKEN:
-            self.write_refused(error_number, cause, now)
+            self.write_refused(error_number, cause, now, place)
 
     def fail(self, cause: str) -> None:
         """Take in a failed fsync, a call that hangs, or another proof that the disk is broken."""

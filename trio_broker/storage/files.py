@@ -65,6 +65,7 @@ def sync_segments(
 
     Raises:
         SyncFailed: some of it is not durable and must not be synced again.
+        OSError: a file could not be opened; nothing is lost, and all may be tried again.
     """
     for segment, file in segments:
         yield from _sync_segment(files, segment, file)
@@ -81,10 +82,7 @@ def _sync_segment(files: ReplicaFiles, segment: Segment, file: File | None) -> J
         else:
             return
     path = files.path(segment.name)
-    try:
-        file = yield from jobs.open_file(files.fs, path, files.owner)
-    except OSError as error:
-        raise SyncFailed(path, error.errno or errno.EIO) from error
+    file = yield from jobs.open_file(files.fs, path, files.owner)
     try:
         yield from jobs.sync(file)
     finally:

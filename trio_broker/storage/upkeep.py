@@ -265,6 +265,7 @@ class LogUpkeep:
 
         Raises:
             SyncFailed: it is not, and must not be tried again: call `mark_broken`.
+            OSError: a file could not be opened; it may be tried again.
         """
         self._flush = self._plan_flush()
         self._since_flush_began = None

@@ -30,6 +30,7 @@ from trio_broker.testing.sim.network import SimInternet
 
 if TYPE_CHECKING:
     from trio_broker.broker.embed import Broker
+    from trio_broker.broker.replica import Replica
     from trio_broker.broker.shutdown import ShutdownReport
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import Host
@@ -66,8 +67,8 @@ class Life:
         began_at: Trio time.
         stop_asked_at: Trio time at which the stop was asked for; inf if it was not.
         ended_at: Trio time; inf before.
-        disk_lied: an fsync may have failed or hung in this life, so that modes which do not wait
-            for fsync may have lost what they acknowledged.
+        lied_below: directories in which an fsync may have failed or hung in this life, so that
+            modes which do not wait for fsync may have lost what they acknowledged there.
         disk_failed_at: when (Trio time) the disk began to refuse something in this life.
         settled: set when it serves, or will not any more.
         ended: set at its end.
@@ -84,7 +85,7 @@ class Life:
     ending: Ending = Ending.RUNNING
     stop_asked_at: float = float("inf")
     ended_at: float = float("inf")
-    disk_lied: bool = False
+    lied_below: list[str] = field(factory=list)
     disk_failed_at: float = float("inf")
     settled: trio.Event = field(factory=trio.Event)
     ended: trio.Event = field(factory=trio.Event)
@@ -100,6 +101,18 @@ class Life:
         """The broker's inside."""
         assert self.broker is not None
         return self.broker._state
+
+    @property
+    def disk_lied(self) -> bool:
+        """Whether an fsync may have failed or hung in this life, wherever it was."""
+        return bool(self.lied_below)
+
+    def disk_lied_at(self, path: str) -> bool:
+        """Whether that may have been in this directory; an empty path stands for any."""
+        return any(
+            below == "/" or not path or f"{path}/".startswith(f"{below}/")
+            for below in self.lied_below
+        )
 
     @property
     def disk_failed(self) -> bool:
@@ -143,7 +156,8 @@ class SimulatedBroker:
         on_start: called with each life at the moment it serves, before any other task runs.
         on_end: called with each life at the moment its end is decided or noticed.
         residents: programs to run beside the broker, in its own block.
-        disk_lies: an fsync may fail or hang now; each new life is told.
+        lies_below: the directory in which an fsync may fail or hang now, None if there is none;
+            each new life is told.
         disk_refuses: the disk may refuse something now; each new life is told.
     """
 
@@ -176,7 +190,7 @@ class SimulatedBroker:
         self.on_start: list[Callable[[Life], None]] = []
         self.on_end: list[Callable[[Life], None]] = []
         self.residents: list[Resident] = []
-        self.disk_lies = False
+        self.lies_below: str | None = None
         self.disk_refuses = False
         self._sim = sim
         self._nursery = nursery
@@ -211,7 +225,7 @@ class SimulatedBroker:
             self.lives,
             self.machine,
             trio.current_time(),
-            disk_lied=self.disk_lies,
+            lied_below=[self.lies_below] if self.lies_below is not None else [],
             disk_failed_at=trio.current_time() if self.disk_refuses else float("inf"),
         )
         self._sim.note(f"{self.machine.name} starts", life.number)
@@ -322,6 +336,11 @@ def _is_last_word(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split(LAST_WORDS)[1] is None
     return isinstance(error, LAST_WORDS)
+
+
+def directory_of(replica: Replica) -> str:
+    """Return the directory of a replica on its broker's disk."""
+    return replica.shard.log_dir.directory.replica_path(replica.topic_partition)
 
 
 def simulated_config(name: str = "server") -> BrokerConfig:

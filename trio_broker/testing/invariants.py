@@ -13,11 +13,9 @@
 | I9 | a stop ends within its deadline and leaves nothing to recover | each stop |
 | I10 | once faults are over, every partition takes and serves records | the end |
 | I11 | a log is no longer than its retention allows | quiet |
+| I12 | a fault stays where it is: beside it every request is answered, in time | faults of paths |
 | I13 | nothing counts as under way when nothing is | quiet |
 | I14 | no deadlock, no fault that a boundary had to take | always |
-
-Numbers are those of the design; I12, that a fault stays where it is, takes two disks, and is looked
-at by the tests of shards.
 
 An audit reads the bytes of every log from the simulated disk, beside the broker and without its
 help, and compares them with the model and with what the broker says of itself. All functions here
@@ -38,7 +36,7 @@ from trio_broker.errors import CorruptRecords
 from trio_broker.names import INTERNAL_TOPIC_NAMES
 from trio_broker.records.iterate import iterate_batches, iterate_records
 from trio_broker.storage import paths
-from trio_broker.testing.brokers import Ending
+from trio_broker.testing.brokers import Ending, directory_of
 from trio_broker.testing.model import StoredRecord, Violation
 from trio_broker.testing.sim.host import SimWallClock
 
@@ -77,9 +75,12 @@ def see_topics(model: Model, life: Life, now: float) -> None:
         routed = state.router.by_id.get(found.topic_id)
         if routed is None or name in INTERNAL_TOPIC_NAMES:
             continue
-        model.topic_found(
+        topic = model.topic_found(
             name, found.topic_id, routed.config, routed.durability, len(found.partitions), now
         )
+        for partition, replica in zip(topic.partitions, routed.replicas, strict=False):
+            if replica is not None:
+                partition.directory = directory_of(replica)
     for topic in model.by_id.values():
         if topic.topic_id not in image.topics_by_id:
             model.topic_gone(topic, now)
@@ -109,18 +110,19 @@ def audit(model: Model, life: Life, *, is_start: bool) -> int:
             continue
         online += 1
         partition = topic.partitions[replica.partition]
+        was_lossy = life.disk_lied_at(partition.directory)
         _audit_partition(
             model,
             partition,
             replica,
             tree,
             now,
-            was_lossy=life.disk_lied,
+            was_lossy=was_lossy,
             now_durable=is_start or not life.disk_failed,
         )
         if is_start:
             partition.secure_end = partition.end
-        elif life.disk_lied:
+        elif was_lossy:
             partition.disk_lied()
     return online
 

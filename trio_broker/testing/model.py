@@ -44,6 +44,7 @@ class PartitionModel:
     Attributes:
         topic: the incarnation.
         index: of the partition.
+        directory: on the broker's disk; empty before anybody has looked.
         sent: values that were sent, with their timestamps in milliseconds.
         never: values that were refused for good, with the reason.
         known: acknowledged or read: values by offset.
@@ -58,6 +59,7 @@ class PartitionModel:
 
     topic: TopicModel
     index: int
+    directory: str = ""
     sent: dict[bytes, int] = field(factory=dict)
     never: dict[bytes, str] = field(factory=dict)
     known: dict[int, bytes] = field(factory=dict)
@@ -356,7 +358,12 @@ class Model:
         for partition in self.partitions():
             end = ends.get((partition.topic.topic_id, partition.index))
             partition.life_over(end, life.ending, kept_from=kept_from)
-            if life.disk_lied:
+        self.disk_lied(life)
+
+    def disk_lied(self, life: Life) -> None:
+        """Take note that an fsync may have failed or hung where this life's disk lies."""
+        for partition in self.partitions():
+            if life.disk_lied_at(partition.directory):
                 partition.disk_lied()
 
     def power_lost_while_down(self, life: Life) -> None:
@@ -364,7 +371,6 @@ class Model:
 
         After an orderly stop that says it was clean, nothing may be lost in any mode.
         """
-        if life.was_clean and not life.disk_lied:
-            return
         for partition in self.partitions():
-            partition.power_lost(-inf)
+            if not life.was_clean or life.disk_lied_at(partition.directory):
+                partition.power_lost(-inf)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+TWO_LOG_DIRS = (f"{DATA_DIRECTORY}/a", f"{DATA_DIRECTORY}/b")
+
 #: Kinds of trouble, and how many of ten seeds with trouble have each.
 TROUBLES = {
     "stop": 6,
@@ -46,6 +48,8 @@ TROUBLES = {
     "slow disk": 3,
     "full disk": 4,
     "frozen disk": 6,
+    "failing log dir": 5,
+    "failing partition": 3,
     "no descriptors": 2,
     "reset": 4,
     "cut network": 3,
@@ -132,7 +136,7 @@ def draw_config(draws: random.Random, *, name: str = "server") -> BrokerConfig:
     )
     config = BrokerConfig(
         data_dir=DATA_DIRECTORY,
-        log_dirs=draws.choice(((), (), (f"{DATA_DIRECTORY}/a", f"{DATA_DIRECTORY}/b"))),
+        log_dirs=draws.choice(((), (), TWO_LOG_DIRS)),
         listeners=(f"{name}:9092",),
         auto_create_topics=False,
         shutdown=ShutdownConfig(deadline_seconds=draws.choice((2.0, 10.0, 30.0))),
@@ -185,7 +189,7 @@ def draw_swarm(draws: random.Random) -> Swarm:
     troubles: tuple[str, ...] = ()
     if draws.random() < 0.85:
         troubles = tuple(kind for kind, tenths in TROUBLES.items() if draws.random() < tenths / 15)
-    return Swarm(
+    swarm = Swarm(
         config=draw_config(draws),
         seconds=draws.choice((0.5, 2.0, 6.0)),
         topics=draws.choice((1, 2, 3)),
@@ -208,6 +212,25 @@ def draw_swarm(draws: random.Random) -> Swarm:
             window_bytes=draws.choice((KIB, 262_144, 262_144)),
         ),
     )
+    return with_troubles(swarm, troubles)
+
+
+def with_troubles(swarm: Swarm, troubles: tuple[str, ...]) -> Swarm:
+    """Return the same with certain troubles, and what these need to mean anything.
+
+    A log dir fails beside another one; and the memory for requests is such that those which wait
+    for the failing one do not take all of it, since then others have to wait too.
+    """
+    config = swarm.config
+    if "failing log dir" in troubles:
+        config = squeeze(
+            config,
+            log_dirs=TWO_LOG_DIRS,
+            network=squeeze(
+                config.network, request_memory_bytes=256 * MIB, response_memory_bytes=128 * MIB
+            ),
+        )
+    return evolve(swarm, config=config, troubles=troubles)
 
 
 def calm(swarm: Swarm) -> Swarm:

@@ -22,11 +22,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
-from attrs import evolve
 
 from tests.simulation.sweeping import seed_range
 from trio_broker.testing.sim.run import Result, Simulation, simulate
-from trio_broker.testing.swarm import draw_swarm
+from trio_broker.testing.swarm import draw_swarm, with_troubles
 from trio_broker.testing.workload.sometimes import RARE
 from trio_broker.testing.workload.world import Summary, run_workload
 
@@ -52,7 +51,7 @@ def run_seed(
 
     async def program(sim: Simulation) -> Summary:
         swarm = draw_swarm(sim.random("swarm"))
-        return await run_workload(sim, evolve(swarm, troubles=troubles) if troubles else swarm)
+        return await run_workload(sim, with_troubles(swarm, troubles) if troubles else swarm)
 
     return simulate(
         program,

@@ -25,8 +25,10 @@ from tests.simulation import log_mutants
 from tests.simulation.broker import fuzz, race
 from trio_broker.broker.groups_partition import GroupsPartition
 from trio_broker.broker.housekeeping import Housekeeper
+from trio_broker.broker.log_dir import LogDir
 from trio_broker.broker.replica import Replica
 from trio_broker.broker.shard import Shard
+from trio_broker.broker.shard_upkeep import ShardUpkeep
 from trio_broker.errors import AppendFailed, ErrorCode
 from trio_broker.storage import upkeep
 from trio_broker.storage.log_dir import LogDirectory
@@ -140,6 +142,27 @@ def _answer_retry_of_queued(self: Replica, slot: AppendSlot) -> bool:
 _REAL_ANSWER_DUPLICATE = Replica.answer_duplicate
 
 
+def _fail_everywhere(self: LogDir, error: BaseException) -> None:
+    """Take a disk that fails for all disks."""
+    for log_dir in self._state.log_dirs:
+        _REAL_FAIL(log_dir, error)
+
+
+_REAL_FAIL = LogDir.fail
+
+
+async def _read_or_fail(self: ShardUpkeep, job: Job[Any]) -> Any:
+    """Take a log that cannot be read for a disk that does not work."""
+    try:
+        return await _REAL_READ(self, job)
+    except OSError as error:
+        self.log_dir.fail(error)
+        raise
+
+
+_REAL_READ = ShardUpkeep.read
+
+
 def _ignore(*_: object, **__: object) -> None:
     """Do nothing."""
 
@@ -203,7 +226,13 @@ MUTANTS = {
     "retry answered before its first copy is stored": Mutant(
         _replacing(Replica, "answer_duplicate", _answer_retry_of_queued),
         troubles=("frozen disk", "power cut"),
-        hint=4,
+        hint=22,
+    ),
+    "failing log dir takes the others": Mutant(
+        _replacing(LogDir, "fail", _fail_everywhere), troubles=("failing log dir",)
+    ),
+    "unreadable partition takes its log dir": Mutant(
+        _replacing(ShardUpkeep, "read", _read_or_fail), troubles=("failing partition",)
     ),
     "no fsync before the acknowledgement": _of_the_log("no fsync before the acknowledgement"),
     "no directory fsync on roll": _of_the_log("no directory fsync on roll"),

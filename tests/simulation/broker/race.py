@@ -322,7 +322,6 @@ class Strike:
                 self._refuse(capacity_bytes=server.fs.used_bytes)
             case "broken disk":
                 self._refuse(fail_from=(server.fs.operation_count + 1, errno.EIO))
-                self._life.disk_lied = True
                 self._world.disk_lied(self._life)
 
     def _refuse(self, **faults: Any) -> None:

@@ -208,7 +208,7 @@ class Member:
         """
         world, life = self._world, self._caller.life
         assert life is not None
-        has_trouble = world.server.disk_lies or world.server.disk_refuses
+        has_trouble = world.server.lies_below is not None or world.server.disk_refuses
         is_recent = trio.current_time() - world.disk_changed_at < DISK_SETTLES_SECONDS
         is_felt = any(log_dir.health.state is not DiskState.OK for log_dir in life.state.log_dirs)
         if has_trouble or is_recent or is_felt:

@@ -37,6 +37,8 @@ RARE = {
     "write refused": "a write was refused and cut back",
     "records lost, as allowed": "durability os or interval was seen to matter",
     "stop cut short": "a stop has not come to its end within its deadline",
+    "answered beside a failing log dir": "a fault stayed in its log dir",
+    "answered beside a failing partition": "a fault stayed in its partition",
     "stuck call": "a system call has outlived its deadline",
 }
 

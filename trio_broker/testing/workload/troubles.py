@@ -6,13 +6,17 @@ after a while, a few seconds at most, because what the broker does next is what 
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import trio
 from attrs import evolve
 
+from trio_broker.testing.brokers import directory_of
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.inodes import BLOCK_BYTES
+from trio_broker.testing.sim.path_faults import PathFaults
+from trio_broker.testing.workload.containment import Bystanders
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,8 +25,18 @@ if TYPE_CHECKING:
 
 #: Longest a disk or a network fails.
 _SECONDS_MAX = 5.0
+#: How many clients ask for what is beside a fault.
+_BYSTANDERS = 2
 #: Within this a process that meets a failed fsync has left a note of it.
 _NOTE_SECONDS = 0.1
+
+
+#: Of a disk that is on its way out.
+_SLOW = PathFaults(latency_seconds=(0.1, 0.2), sync_latency_seconds=(0.1, 0.4))
+
+_UNREADABLE = PathFaults(read_error_rate=1.0)
+#: As after somebody's chmod: files that are open go on.
+_FORBIDDEN = PathFaults(name_error_rate=1.0, error_number=errno.EACCES)
 
 
 class Troublemaker:
@@ -38,6 +52,8 @@ class Troublemaker:
         self._server = world.server
         self._draws = world.sim.random("troubles")
         self._calm = world.server.fs.faults
+        self._faulty_path = ""
+        self._bystanders = Bystanders(world, _BYSTANDERS)
         self._kinds: dict[str, Callable[[], Awaitable[None]]] = {
             "stop": self._stop,
             "cancel": self._cancel,
@@ -51,6 +67,8 @@ class Troublemaker:
             "slow disk": self._slow_disk_down,
             "full disk": self._fill_disk,
             "frozen disk": self._freeze_disk,
+            "failing log dir": self._fail_log_dir,
+            "failing partition": self._fail_partition,
             "no descriptors": self._take_descriptors,
             "reset": self._reset_connections,
             "cut network": self._cut_network,
@@ -143,18 +161,30 @@ class Troublemaker:
 
     def _disk(self, *, lies: bool = False, refuses: bool = True, **faults: object) -> None:
         """Replace what may go wrong with the disk; without `faults` nothing may."""
-        server = self._server
-        self._world.disk_troubles += 1
-        self._world.disk_changed_at = trio.current_time()
-        server.disk_lies, server.disk_refuses = lies, refuses and bool(faults)
-        server.fs.faults = evolve(self._calm, **faults)  # type: ignore[arg-type] # its fields
+        self._take_effect(lies=lies, refuses=refuses and bool(faults))
+        self._server.fs.faults = evolve(self._calm, **faults)  # type: ignore[arg-type] # its fields
+
+    def _path(self, path: str, faults: PathFaults, *, lies: bool = False) -> None:
+        """Let it go wrong below a path only."""
+        self._take_effect(lies=lies, refuses=True, path=path)
+        self._server.fs.faults = self._calm
+        self._server.fs.set_faults_below(path, faults)
+
+    def _take_effect(self, *, lies: bool, refuses: bool, path: str = "") -> None:
+        server, world = self._server, self._world
+        if self._faulty_path:
+            server.fs.set_faults_below(self._faulty_path, None)
+        self._faulty_path = path
+        world.disk_troubles += 1
+        world.disk_changed_at = trio.current_time()
+        server.lies_below, server.disk_refuses = (path or "/") if lies else None, refuses
         life = server.life
         if life is None or life.ended.is_set():
             return
-        if server.disk_refuses:
+        if refuses:
             life.disk_failed_at = min(life.disk_failed_at, trio.current_time())
         if lies:
-            self._world.disk_lied(life)
+            world.disk_lied(life, path or "/")
 
     async def _for_a_while(self, seconds: float | None = None, *, may_end: bool = True) -> None:
         """Let it be so for a while, in which the process may have to end."""
@@ -207,6 +237,55 @@ class Troublemaker:
         self._world.model.disk_was_full = True
         self._disk(capacity_bytes=self._server.fs.used_bytes + room)
         await self._for_a_while()
+
+    async def _fail_log_dir(self) -> None:
+        """Something is the matter with one log dir; the others go on."""
+        draws, config = self._draws, self._world.swarm.config
+        seconds = draws.choice((0.5, 2.0, 2 * _SECONDS_MAX))
+        hangs = 2 * seconds >= config.storage.operation_seconds_max
+        faults, lies = draws.choice(
+            (
+                (PathFaults(write_error_rate=1.0), False),
+                (PathFaults(read_error_rate=1.0), False),
+                (PathFaults(sync_error_rate=draws.choice((0.5, 1.0))), True),
+                (PathFaults(is_full=True), False),
+                (PathFaults(is_frozen=True), hangs),
+                (_SLOW, config.storage.operation_seconds_max < _SECONDS_MAX),
+            )
+        )
+        self._world.model.disk_was_full |= faults.is_full
+        path = draws.choice(config.log_directories)
+        may_end = hangs or not faults.is_frozen  # see `_freeze_disk`
+        await self._fail_below(
+            path, faults, "a failing log dir", seconds=seconds, lies=lies, may_end=may_end
+        )
+
+    async def _fail_partition(self) -> None:
+        """One partition cannot be read; the others go on."""
+        life = self._server.serving
+        directories = [directory_of(each) for each in life.state.router.replicas()] if life else []
+        seconds = self._draws.choice((0.5, 2.0))
+        if directories:
+            path = self._draws.choice(directories)
+            faults = self._draws.choice((_UNREADABLE, _FORBIDDEN))
+            await self._fail_below(path, faults, "a failing partition", seconds=seconds)
+
+    async def _fail_below(
+        self,
+        path: str,
+        faults: PathFaults,
+        what: str,
+        *,
+        seconds: float,
+        lies: bool = False,
+        may_end: bool = True,
+    ) -> None:
+        """Let it go wrong below a path, and see to it that it stays there (I12)."""
+        is_well = await self._bystanders.wait_until_all_is_well()
+        self._path(path, faults, lies=lies)
+        if is_well:
+            await self._bystanders.stand_by(path, what, seconds * self._draws.random())
+        await self._for_a_while(seconds, may_end=may_end)
 
     async def _take_descriptors(self) -> None:
         files = len(self._server.fs.open_files())

@@ -198,11 +198,10 @@ class World:
             self.model.power_lost_while_down(before)
             self.losses += 1
 
-    def disk_lied(self, life: Life) -> None:
-        """Take note that an fsync may fail or hang from now on."""
-        life.disk_lied = True
-        for partition in self.model.partitions():
-            partition.disk_lied()
+    def disk_lied(self, life: Life, below: str = "/") -> None:
+        """Take note that an fsync may fail or hang from now on, in that directory."""
+        life.lied_below.append(below)
+        self.model.disk_lied(life)
 
     def _checked(self, check: Callable[[Life], None], life: Life) -> None:
         """Run a check where a broker might take its exception for something else."""
