@@ -27,6 +27,7 @@ from trio_broker.storage import log_dir as log_dir_module
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskState
 from trio_broker.testing.sim.disk import SimFileSystem
+from trio_broker.testing.sim.path_faults import PathFaults
 from trio_broker.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 
 #: One batch of `fill_segments` each.
@@ -224,6 +225,25 @@ async def test_files_that_cannot_be_moved_are_an_error_and_are_moved_later(
         await trio.sleep(120)
         check_gone(world, run, old_id)
         assert left_of(world, others_id)
+
+
+@simulated
+async def test_files_that_a_start_cannot_move_either_are_moved_later(world: World) -> None:
+    async with world.running() as run:
+        topic_id = await run.broker.create_topic("orders")
+        await run.broker.create_topic("others")
+        forbidden = PathFaults(name_error_rate=1.0, error_number=errno.EACCES)
+        world.fs.set_faults_below(f"/data/logs/{topic_id}-0", forbidden)
+        with pytest.raises(RequestError, match="could not be moved out of the way"):
+            await run.broker.delete_topic("orders")
+    async with world.running() as run:
+        await trio.sleep(30)
+        assert topic_id in run.state.controller.image.deletions
+        assert await run.broker.produce("others", b"x") == (0, 0)
+        world.fs.set_faults_below(f"/data/logs/{topic_id}-0", None)
+        await trio.sleep(120)
+        assert not left_of(world, topic_id)
+        assert not run.state.controller.image.deletions
 
 
 @simulated

@@ -58,7 +58,7 @@ from trio_broker.names import INTERNAL_TOPIC_NAMES, BrokerId, TopicId
 if TYPE_CHECKING:
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
-    from trio_broker.metadata.image import MetadataImage, PartitionState
+    from trio_broker.metadata.image import MetadataImage, PartitionState, PendingDeletion
     from trio_broker.metadata.records import EndpointRecord
     from trio_broker.metadata.transaction import Transaction
 
@@ -302,6 +302,10 @@ class Controller:
             await self._commit_all(lambda image: [forget_deletions(image, topic_ids)])
         except StoreUnavailable as error:
             logger.warning("finished deletions are remembered until the next start: %s", error)
+
+    def go_on_deleting(self, deletion: PendingDeletion) -> None:
+        """Move away, as soon as a disk lets them go, the files of a topic deleted before."""
+        self._work.begin_moving_away(deletion, self.forget_deletions)
 
     async def wait_for_work(self) -> None:
         """Wait until no replicas are being changed. Cancellation: they go on changing."""

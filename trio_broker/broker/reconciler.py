@@ -7,7 +7,7 @@ is the only writer of `TopicRouter`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -18,7 +18,7 @@ from trio_broker.broker.replica import Replica
 from trio_broker.broker.topics import RoutedTopic
 from trio_broker.config import Durability
 from trio_broker.errors import StorageError
-from trio_broker.names import BrokerId, TopicId
+from trio_broker.names import BrokerId, TopicId, TopicPartition
 from trio_broker.storage import paths
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from trio_broker.broker.shard import Shard
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import OpenFile
-    from trio_broker.metadata.image import MetadataImage, PartitionState, TopicState
+    from trio_broker.metadata.image import (
+        MetadataImage,
+        PartitionState,
+        PendingDeletion,
+        TopicState,
+    )
 
 logger = logging.getLogger("trio_broker.reconciler")
 
@@ -55,17 +60,23 @@ class Reconciler:
         await self._start(everything, fresh=False)
 
     async def finish_deletions(self) -> None:
-        """Go on with deletions that the last stop interrupted; called once, at the start."""
+        """Go on with deletions that the last stop interrupted; called once, at the start.
+
+        What a disk refuses now is tried again later, beside everything else.
+        """
         controller = self._state.controller
         image = controller.image
         tidied = {
             log_dir.directory_id for log_dir in self._state.log_dirs if await log_dir.tidy(image)
         }
-        finished = [
-            topic_id
-            for topic_id, deletion in image.deletions.items()
-            if all(replica.directory_id in tidied for row in deletion.partitions for replica in row)
-        ]
+        known = {log_dir.directory_id for log_dir in self._state.log_dirs}
+        finished: list[TopicId] = []
+        for topic_id, deletion in image.deletions.items():
+            directory_ids = {replica.directory_id for row in deletion.partitions for replica in row}
+            if directory_ids <= tidied:
+                finished.append(topic_id)
+            elif directory_ids <= known:  # else a disk is not there now
+                controller.go_on_deleting(deletion)
         if finished:
             await controller.forget_deletions(finished)
 
@@ -121,15 +132,32 @@ class Reconciler:
         Raises:
             StorageError, OSError: some of it is still in its place.
         """
+        await self._move_away(
+            (partition.topic_partition, assignment.directory_id)
+            for partition in partitions
+            if (assignment := partition.replica_on(self._broker_id)) is not None
+        )
+
+    async def move_away_left_over(self, deletion: PendingDeletion) -> None:
+        """Do the same for a topic that was deleted before this broker was started.
+
+        Raises:
+            StorageError, OSError: some of it is still in its place.
+        """
+        await self._move_away(
+            (TopicPartition(deletion.topic_id, index), replica.directory_id)
+            for index, row in enumerate(deletion.partitions)
+            for replica in row
+            if replica.broker_id == self._broker_id
+        )
+
+    async def _move_away(self, places: Iterable[tuple[TopicPartition, UUID]]) -> None:
+        by_directory: dict[UUID, list[TopicPartition]] = {}
+        for topic_partition, directory_id in places:
+            by_directory.setdefault(directory_id, []).append(topic_partition)
         failure: StorageError | OSError | None = None
         for log_dir in self._state.log_dirs:
-            mine = [
-                partition.topic_partition
-                for partition in partitions
-                if (assignment := partition.replica_on(self._broker_id)) is not None
-                and assignment.directory_id == log_dir.directory_id
-            ]
-            if not mine:
+            if not (mine := by_directory.get(log_dir.directory_id)):
                 continue
             try:
                 await log_dir.deleted.move_away(log_dir.lane, mine)

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_broker.broker.supervise import Supervisor
-    from trio_broker.metadata.image import MetadataImage, PartitionState, TopicState
+    from trio_broker.metadata.image import (
+        MetadataImage,
+        PartitionState,
+        PendingDeletion,
+        TopicState,
+    )
     from trio_broker.names import TopicId, TopicName
 
 logger = logging.getLogger("trio_broker.controller")
@@ -50,6 +55,13 @@ class Reconciler(Protocol):
 
     async def move_away(self, partitions: Sequence[PartitionState]) -> None:
         """Try once more to move the directories of partitions that were stopped out of the way.
+
+        Raises:
+            StorageError, OSError: some are still in their places.
+        """
+
+    async def move_away_left_over(self, deletion: PendingDeletion) -> None:
+        """Try once more to do that for a topic that was deleted before the broker was started.
 
         Raises:
             StorageError, OSError: some are still in their places.
@@ -211,25 +223,34 @@ class ReplicaWork:
             return fault
 
         async def forget_gone() -> None:
+            assert self.reconciler is not None
             if fault is not None:
-                await self._move_away_at_last(partitions)
+                await _at_last(partial(self.reconciler.move_away, partitions))
             await forget(topic_ids)
 
         work = self._begin("deleting", topics, stop, forget_gone)
         work.still_held = partial(self._still_held, partitions)
         return work
 
-    async def _move_away_at_last(self, partitions: Sequence[PartitionState]) -> None:
-        """Try until it succeeds; the log dir tells what is wrong with its disk."""
-        assert self.reconciler is not None
-        backoff = Backoff()
-        while True:
-            await trio.sleep(backoff.next_seconds(trio.current_time()))
-            try:
-                await self.reconciler.move_away(partitions)
-            except (StorageError, OSError):
-                continue
-            return
+    def begin_moving_away(
+        self, deletion: PendingDeletion, forget: Callable[[Sequence[TopicId]], Awaitable[None]]
+    ) -> Work:
+        """Go on with a deletion from before the start, whose files a disk would not let go.
+
+        Args:
+            deletion: which.
+            forget: called when they are out of the way.
+        """
+
+        async def nothing() -> None:
+            """Nobody waits for it."""
+
+        async def move_away() -> None:
+            assert self.reconciler is not None
+            await _at_last(partial(self.reconciler.move_away_left_over, deletion))
+            await forget([deletion.topic_id])
+
+        return self._begin("deleting", {deletion.topic_id: deletion.name}, nothing, move_away)
 
     def _still_held(self, partitions: Sequence[PartitionState]) -> Sequence[str]:
         return self.reconciler.still_held(partitions) if self.reconciler is not None else ()
@@ -277,6 +298,18 @@ class ReplicaWork:
         finally:
             work.done.set()
             del self.under_way[work]
+
+
+async def _at_last(move_away: Callable[[], Awaitable[None]]) -> None:
+    """Try until it succeeds, ever more slowly; the log dir tells what is wrong with its disk."""
+    backoff = Backoff()
+    while True:
+        await trio.sleep(backoff.next_seconds(trio.current_time()))
+        try:
+            await move_away()
+        except (StorageError, OSError):
+            continue
+        return
 
 
 def _topics_of(partitions: Sequence[PartitionState]) -> dict[TopicId, TopicName]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trio_broker.testing.workload.world import World
 
 #: Answers come within this. The slowest of 2,900 took 0.95 s (many clients, small commits, segments
-#: of a kilobyte, a slow network), beside faults that lasted for up to 20.
+#: of a kilobyte, a slow network), beside faults that lasted for up to 10.
 USUAL_SECONDS = 3.0
 _PAUSE_SECONDS = 0.05
 _SETTLES_SECONDS = 5.0
