@@ -3,9 +3,13 @@
     --minutes N     go on for so long, on `--jobs` processes, from a random seed on
     --seeds A-B     or exactly these
     --seed N        one seed, with its last steps; what a failure prints to repeat it
+    --replay TOKEN  the small run that a failure was shrunk to, with its last steps
     --mutant NAME   with a mistake planted, see `mutants`
+    --shrink S      real seconds for making a failure small, 60 unless told otherwise; 0: never
 
-Each failure prints one line that repeats it. At the end: seeds, steps, and both per time.
+Each failure prints one line that repeats it. The first of each kind (what was violated, and where
+that was noticed) is shrunk as well: fewer surprises, fewer steps, and a token that repeats what is
+left. At the end: seeds, steps, and both per time.
 """
 
 from __future__ import annotations
@@ -17,13 +21,15 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import ExitStack
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import trio
 
 from tests.simulation.sweeping import seed_range
+from trio_broker.testing.sim.exploration import DECISIONS_SHOWN, examine, kind_of, repeat
 from trio_broker.testing.sim.run import Result, Simulation, simulate
 from trio_broker.testing.swarm import draw_swarm, with_troubles
 from trio_broker.testing.workload.sometimes import RARE
@@ -32,10 +38,59 @@ from trio_broker.testing.workload.world import Summary, run_workload
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from trio_broker.testing.sim.exploration import Failure
+
 #: A producer that sends much again, ten times a second for as long as its partitions are offline,
 #: has been seen to need 190,000; who never ends needs more than any number.
 STEPS_MAX = 400_000
 SECONDS_MAX = 4_000.0
+#: For making one failure small.
+SHRINK_SECONDS = 60.0
+_STEPS_SLACK = 10
+
+
+class Workload:
+    """The program of a seed, and how it is run.
+
+    Attributes:
+        troubles: these instead of those that a seed draws; empty: those.
+    """
+
+    #: Of `run.simulate`.
+    OPTIONS: ClassVar[dict[str, Any]] = {"max_steps": STEPS_MAX, "max_seconds": SECONDS_MAX}
+    POLICY = "mix"
+
+    def __init__(self, troubles: tuple[str, ...] = ()) -> None:
+        self.troubles = troubles
+
+    async def __call__(self, sim: Simulation) -> Summary:
+        swarm = draw_swarm(sim.random("swarm"))
+        if self.troubles:
+            swarm = with_troubles(swarm, self.troubles)
+        sim.show("swarm", str(swarm))
+        return await run_workload(sim, swarm)
+
+    def run(self, seed: int, *, keep_trace: bool = False) -> Result[Summary]:
+        """Run one seed."""
+        return simulate(self, seed, policy=self.POLICY, keep_trace=keep_trace, **self.OPTIONS)
+
+    def shrink(self, found: Result[Summary], seconds: float) -> Failure:
+        """Make a failing seed small: fewer decisions, and no more steps.
+
+        The plainest run of all is a long one, since nothing cuts it short.
+        """
+        return examine(
+            self,
+            found,
+            shrink_seconds=seconds,
+            steps_max=found.steps + _STEPS_SLACK,
+            policy=self.POLICY,
+            **self.OPTIONS,
+        )
+
+    def replay(self, token: str) -> Result[Summary]:
+        """Run what a token stands for."""
+        return repeat(self, token, keep_trace=True, **self.OPTIONS)
 
 
 def run_seed(
@@ -48,19 +103,7 @@ def run_seed(
         keep_trace: for people to read.
         troubles: these instead of those that the seed draws.
     """
-
-    async def program(sim: Simulation) -> Summary:
-        swarm = draw_swarm(sim.random("swarm"))
-        return await run_workload(sim, with_troubles(swarm, troubles) if troubles else swarm)
-
-    return simulate(
-        program,
-        seed,
-        policy="mix",
-        max_steps=STEPS_MAX,
-        max_seconds=SECONDS_MAX,
-        keep_trace=keep_trace,
-    )
+    return Workload(troubles).run(seed, keep_trace=keep_trace)
 
 
 class Tally(NamedTuple):
@@ -103,19 +146,27 @@ class Tally(NamedTuple):
 
 def replay_line(seed: int, mutant: str | None = None) -> str:
     """Return the command that repeats a seed."""
-    line = f"python -m tests.simulation.broker.fuzz --seed {seed}"
+    return _command_line(f"--seed {seed}", mutant)
+
+
+def _command_line(which: str, mutant: str | None) -> str:
+    line = f"python -m tests.simulation.broker.fuzz {which}"
     return f"{line} --mutant '{mutant}'" if mutant else line
 
 
 def run_seeds(
-    seeds: Iterable[int], *, deadline: float = float("inf")
+    seeds: Iterable[int],
+    *,
+    deadline: float = float("inf"),
+    workload: Workload | None = None,
 ) -> Iterator[tuple[int, Result[Summary], float]]:
     """Run seeds one after another; yield each with its result and the seconds it took."""
+    workload = workload or Workload()
     for number, seed in enumerate(seeds):
         began = perf_counter()
         if began > deadline:
             return
-        result = run_seed(seed)
+        result = workload.run(seed)
         yield seed, result, perf_counter() - began
         if number % 20 == 0:
             gc.collect()
@@ -135,6 +186,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=seed_range, help="first and last seed, like 1-300")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--replay", metavar="TOKEN")
+    parser.add_argument("--shrink", type=float, default=SHRINK_SECONDS, metavar="SECONDS")
     parser.add_argument("--steps", type=int, default=60, help="last steps to print with --seed")
     parser.add_argument("--log", action="store_true", help="with --seed: what the broker logs")
     parser.add_argument("--mutant")
@@ -145,21 +198,25 @@ def main(arguments: list[str]) -> int:
         logging.getLogger().handlers[0].addFilter(_add_virtual_time)
     else:
         logging.getLogger("trio_broker").setLevel(logging.CRITICAL)
-    planted = nullcontext()
-    if options.mutant:
-        from tests.simulation.broker.mutants import planted as plant
+    with ExitStack() as stack:
+        workload = Workload()
+        if options.mutant:
+            from tests.simulation.broker.mutants import MUTANTS, planted
 
-        planted = plant(options.mutant)
-    with planted:
+            stack.enter_context(planted(options.mutant))
+            workload = Workload(MUTANTS[options.mutant].troubles)
         if options.seed is not None:
-            return show(options.seed, options.steps)
+            return show(workload.run(options.seed, keep_trace=True), options.steps)
+        if options.replay is not None:
+            return show(workload.replay(options.replay), options.steps)
+        teller = partial(run_and_tell, workload, options.shrink, options.mutant)
         if options.seeds:
-            return run_and_tell(options.seeds)
+            return teller(options.seeds)
         first_seed = random.SystemRandom().randrange(10**9)
         if options.jobs > 1:
             return run_in_processes(arguments, options.jobs)
         seeds = range(first_seed, first_seed + 10**9)
-        return run_and_tell(seeds, deadline=perf_counter() + options.minutes * 60)
+        return teller(seeds, deadline=perf_counter() + options.minutes * 60)
 
 
 def _add_virtual_time(record: logging.LogRecord) -> bool:
@@ -167,18 +224,55 @@ def _add_virtual_time(record: logging.LogRecord) -> bool:
     return True
 
 
-def run_and_tell(seeds: range, *, deadline: float = float("inf")) -> int:
+def run_and_tell(
+    workload: Workload,
+    shrink_seconds: float,
+    mutant: str | None,
+    seeds: range,
+    *,
+    deadline: float = float("inf"),
+) -> int:
     """Run seeds and print what failed and how many there were; return 1 if any did, or none ran."""
     tally = Tally()
+    kinds: set[object] = set()
     print(f"seeds from {seeds.start} on", flush=True)
-    for seed, result, seconds in run_seeds(seeds, deadline=deadline):
+    for seed, result, seconds in run_seeds(seeds, deadline=deadline, workload=workload):
         tally = tally.add(result, seconds)
-        if result.error is not None:
-            print(f"{describe(result.error)}\n    {replay_line(seed)}", flush=True)
+        if result.error is None:
+            continue
+        print(f"{describe(result.error)}\n    {replay_line(seed, mutant)}", flush=True)
+        kind = kind_of(result.error)
+        if shrink_seconds and not kind <= kinds:
+            tell_shrunk(workload.shrink(result, shrink_seconds), mutant)
+        kinds |= kind
     print(tally, flush=True)
     print("    " + ", ".join(f"{what}: {count}" for what, count in sorted(tally.seen)))
     print(f"    never seen: {', '.join(tally.never_seen) or 'nothing'}", flush=True)
     return 1 if tally.failures or not tally.seeds else 0
+
+
+def tell_shrunk(failure: Failure, mutant: str | None) -> None:
+    """Print what a failure was shrunk to, and the line that repeats that."""
+    found, smallest = failure.result, failure.smallest
+    if failure.shrunk is None:
+        print("    it could not be shrunk: repeated in full it does not fail", flush=True)
+        return
+    decisions = smallest.decisions
+    # What was drawn of the swarm is shown as a whole.
+    telling = [each for each in decisions if each.stream != "swarm"]
+    print(
+        f"    shrunk in {failure.shrunk.runs} runs from {found.steps} steps to {smallest.steps},"
+        f" from {len(found.decisions)} decisions to {len(decisions)}"
+        f"{'' if failure.shrunk.is_minimal else ', when the time was over'}:"
+        f" {describe(failure.error)}\n"
+        f"      {smallest.drawn.get('swarm')}"
+    )
+    for decision in telling[:DECISIONS_SHOWN]:
+        print(f"      {decision.text}")
+    if len(telling) > DECISIONS_SHOWN:
+        print(f"      and {len(telling) - DECISIONS_SHOWN} more")
+    token = failure.shrunk.replay.token()
+    print(f"    {_command_line(f'--replay {token}', mutant)}", flush=True)
 
 
 def run_in_processes(arguments: list[str], jobs: int) -> int:
@@ -188,12 +282,11 @@ def run_in_processes(arguments: list[str], jobs: int) -> int:
     return max([process.wait() for process in processes])
 
 
-def show(seed: int, steps: int) -> int:
-    """Run one seed and print all there is to say about it."""
-    result = run_seed(seed, keep_trace=True)
+def show(result: Result[Summary], steps: int) -> int:
+    """Print all there is to say about one run."""
     for entry in result.entries[-steps:] if steps else ():
         print(entry)
-    print(f"seed {seed}: {result.steps} steps, trace {result.trace_hash}")
+    print(f"seed {result.seed}: {result.steps} steps, trace {result.trace_hash}")
     if result.error is None:
         print(result.value and result.value.swarm, result.value)
         return 0

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.broker import fuzz
+from trio_broker.testing.model import Violation
 from trio_broker.testing.sim.run import find_difference
 from trio_broker.testing.workload.sometimes import RARE
 from trio_broker.testing.workload.world import run_workload
@@ -89,3 +92,23 @@ def test_a_seed_does_the_same_in_another_process(seed: int) -> None:
         )
         hashes |= {line for line in ended.stdout.splitlines() if line.startswith("seed ")}
     assert len(hashes) == 1, hashes
+
+
+def test_a_failure_is_made_small_and_its_token_repeats_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mistake = ["--mutant", "clean marker not believed"]
+    assert fuzz.main(["--seeds", "1-3", *mistake, "--shrink", "300"]) == 1
+    text = capsys.readouterr().out
+    [(steps_before, steps_after, decisions_before, decisions_after)] = re.findall(
+        r"shrunk in \d+ runs from (\d+) steps to (\d+), from (\d+) decisions to (\d+): Viol", text
+    )
+    assert int(steps_after) <= int(steps_before)
+    assert int(decisions_after) < 20 < int(decisions_before)
+    [line] = re.findall(r"python -m tests.simulation.broker.fuzz (--replay .*)", text)
+    with pytest.raises(Violation, match=r"I9 .* was scanned after a clean stop"):
+        fuzz.main(shlex.split(line))
+    assert f": {steps_after} steps, trace " in capsys.readouterr().out
+    assert fuzz.main(shlex.split(line)[:2]) == 0  # without the mistake
+    with capsys.disabled():
+        print(f"\n    {steps_before} steps became {steps_after}")

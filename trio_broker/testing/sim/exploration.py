@@ -290,7 +290,12 @@ def _with_error(result: Result[Any], error: BaseException) -> Result[Any]:
 
 
 def examine(
-    main: Main[Any], found: Result[Any], *, shrink_seconds: float = SHRINK_SECONDS, **options: Any
+    main: Main[Any],
+    found: Result[Any],
+    *,
+    shrink_seconds: float = SHRINK_SECONDS,
+    steps_max: int | None = None,
+    **options: Any,
 ) -> Failure:
     """Record a failing seed and make it small.
 
@@ -298,6 +303,7 @@ def examine(
         main: the program.
         found: the result of the seed that failed.
         shrink_seconds: real time for it; 0 to leave the run as it is.
+        steps_max: most steps of a smaller run; None: twice as many as it had, and a thousand more.
         options: of `run.simulate`, as they were when it failed.
     """
     if isinstance(found.error, (NotRepeatable, OutsideSimulation)):
@@ -316,7 +322,8 @@ def examine(
     trial = dict(options)
     if not isinstance(recorded.error, OutOfSteps):
         # Without the drawn pauses a program may do far more; that would not be a smaller run.
-        trial["max_steps"] = _TRIAL_STEPS * recorded.steps + _TRIAL_STEPS_MIN
+        usual = _TRIAL_STEPS * recorded.steps + _TRIAL_STEPS_MIN
+        trial["max_steps"] = usual if steps_max is None else steps_max
     shrunk = shrink(
         recorded,
         lambda replay: simulate(main, replay=replay, **trial),
