@@ -21,6 +21,7 @@ from attrs import field, frozen
 from trio_broker.config_checks import (
     EVERY_INTERFACE,
     Checked,
+    Limits,
     address_fault,
     advertised_fault,
     is_loopback,
@@ -61,13 +62,18 @@ class TimestampType(StrEnum):
     LOG_APPEND_TIME = "LogAppendTime"
 
 
-def _limits(least: float, most: float) -> dict[str, Any]:
-    return {"least": least, "most": most}
-
-
-def _bounded(default: float, least: float, most: float, *, help: str) -> Any:  # noqa: A002
-    """Declare a number with its limits, which `_check_fields` enforces."""
-    return field(default=default, metadata={**_limits(least, most), "help": help})
+def _bounded(
+    default: float,
+    least: float,
+    most: float,
+    *,
+    help: str,  # noqa: A002
+    special: tuple[float, ...] = (),
+    why: str = "",
+) -> Any:
+    """Declare a number with its limits, which `Checked` enforces; see `Limits`."""
+    limits = Limits(least, most, special, why)
+    return field(default=default, metadata={"limits": limits, "help": help})
 
 
 def _described(default: object, *, help: str) -> Any:  # noqa: A002
@@ -210,16 +216,28 @@ class StorageConfig(Checked):
         30, 0.1, 3600, help="a system call slower than this takes its shard offline"
     )
     ballast_bytes: int = _bounded(
-        0, -1, GIB, help="room kept per log dir for when its disk is full; -1: 5 %, at most 64 MiB"
+        0,
+        64 * KIB,
+        GIB,
+        special=(-1, 0),
+        help="room kept per log dir for when its disk is full; -1: 5 %, at most 64 MiB; 0: none",
+        why="giving back less helps nobody on a full disk",
     )
     bytes_max: int = _bounded(
-        -1, -1, INT64_MAX, help="bytes of all logs; -1: 80 % of each log dir's disk"
+        -1,
+        MIB,
+        INT64_MAX,
+        special=(-1,),
+        help="bytes of all logs; -1: 80 % of each log dir's disk",
+        why="what gives way are whole segments, and in less there is no room for any that could",
     )
     open_files_max: int = _bounded(
-        0,
-        0,
+        -1,
+        1,
         1_000_000,
-        help="segment files kept open; 0: half of what RLIMIT_NOFILE leaves, at most 16,384",
+        special=(-1,),
+        help="segment files kept open; -1: half of what RLIMIT_NOFILE leaves, at most 16,384",
+        why="a log that is written needs its file",
     )
 
 
@@ -230,7 +248,13 @@ class LimitsConfig(Checked):
     partitions_max: int = _bounded(10_000, 1, 1_000_000, help="partitions on this broker")
     partitions_per_topic_max: int = _bounded(1_000, 1, 100_000, help="partitions of one topic")
     topic_mutations_per_second: float = _bounded(
-        50, 0, 1e6, help="topics that clients create, grow or delete; 0: no limit"
+        50,
+        0.001,
+        1e6,
+        special=(-1,),
+        help="topics that clients create, grow or delete; -1: no limit",
+        why="clients would never be done with it; auto_create_topics=false keeps them from "
+        "creating topics by the way",
     )
     topic_mutations_burst: int = _bounded(
         500, 1, 1_000_000, help="as many of them at once, if there were none for a while"
@@ -239,7 +263,11 @@ class LimitsConfig(Checked):
         10_000, 5, 10_000_000, help="idempotent producers remembered per partition"
     )
     producer_id_expiration_ms: int = _bounded(
-        86_400_000, 1, INT64_MAX, help="forget an idempotent producer after this long"
+        86_400_000,
+        60_000,
+        INT64_MAX,
+        help="forget an idempotent producer after this long",
+        why="a batch that its producer sends again after that is stored twice",
     )
     offset_metadata_bytes_max: int = _bounded(4096, 0, INT32_MAX, help="per committed offset")
     offsets_bytes_max: int = _bounded(
@@ -278,10 +306,18 @@ class GroupConfig(Checked):
         256 * MIB, 64 * KIB, INT64_MAX, help="metadata and assignments of all members, in all"
     )
     offsets_retention_ms: int = _bounded(
-        7 * DAY_MS, 1, INT64_MAX, help="keep committed offsets of groups without members this long"
+        7 * DAY_MS,
+        60_000,
+        INT64_MAX,
+        help="keep committed offsets of groups without members this long",
+        why="a group whose members restart would begin anew",
     )
     offsets_retention_check_interval_ms: int = _bounded(
-        600_000, 1, INT64_MAX, help="look for expired offsets this often"
+        600_000,
+        1_000,
+        INT64_MAX,
+        help="look for expired offsets this often",
+        why="each look goes through all that is committed",
     )
 
     def _rules(self) -> Iterator[ConfigFault]:
@@ -488,6 +524,7 @@ class BrokerConfig(Checked):
                     "group could ever commit",
                     ("group.offsets_topic_partitions", f"limits.{name}"),
                 )
+        yield from self._topic_rules()
         frame_bytes = self.network.produce_frame_bytes_max
         if self.topic.max_message_bytes > frame_bytes:
             yield ConfigFault(
@@ -500,6 +537,21 @@ class BrokerConfig(Checked):
     def metadata_directory(self) -> str:
         """Where the broker keeps its metadata."""
         return f"{self.data_dir}/metadata"
+
+    def _topic_rules(self) -> Iterator[ConfigFault]:
+        """Yield what a single topic may have, but all of them by default would be a mistake."""
+        if self.topic.retention_ms == 0:
+            yield ConfigFault(
+                "must be -1, or at least 1, not 0: all topics would lose their records at once; "
+                "-1 keeps them for ever",
+                ("topic.retention_ms",),
+            )
+        if self.topic.max_message_bytes < KIB:
+            yield ConfigFault(
+                f"must be at least {KIB}, not {self.topic.max_message_bytes}: hardly any batch "
+                "could be produced",
+                ("topic.max_message_bytes",),
+            )
 
     @property
     def log_directories(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -18,13 +18,32 @@ if TYPE_CHECKING:
 _UNLIMITED = 2**63 - 1
 
 
-def limits_fault(value: float, least: float, most: float) -> str | None:
-    """Say what is wrong with a number that is outside its limits, or return None."""
-    if least <= value <= most:
-        return None
-    if most >= _UNLIMITED:
-        return f"must be at least {number_text(least)}, not {value}"
-    return f"must be between {number_text(least)} and {number_text(most)}, not {value}"
+class Limits(NamedTuple):
+    """Which numbers a setting may have.
+
+    Attributes:
+        least: lowest one.
+        most: highest one.
+        special: further ones, which mean something of their own.
+        why: what is wrong with lower ones, "" where that needs no saying.
+    """
+
+    least: float
+    most: float
+    special: tuple[float, ...] = ()
+    why: str = ""
+
+    def fault(self, value: float) -> str | None:
+        """Say what is wrong with a number and what is allowed, or return None."""
+        if self.least <= value <= self.most or value in self.special:
+            return None
+        special = ", ".join(map(number_text, self.special)) + ", or " if self.special else ""
+        if self.most >= _UNLIMITED:
+            allowed = f"{special}at least {number_text(self.least)}"
+        else:
+            allowed = f"{special}between {number_text(self.least)} and {number_text(self.most)}"
+        why = f": {self.why}" if self.why and value < self.least else ""
+        return f"must be {allowed}, not {value}{why}"
 
 
 def number_text(number: float) -> str:
@@ -76,12 +95,8 @@ class Checked:
             faults = [
                 ConfigFault(reason, (attribute.name,))
                 for attribute in fields
-                if (least := attribute.metadata.get("least")) is not None
-                and (
-                    reason := limits_fault(
-                        getattr(self, attribute.name), least, attribute.metadata["most"]
-                    )
-                )
+                if (limits := attribute.metadata.get("limits")) is not None
+                and (reason := limits.fault(getattr(self, attribute.name)))
             ]
             known = {key for fault in faults for key in fault.keys}
             faults += [fault for fault in self._rules() if known.isdisjoint(fault.keys)]

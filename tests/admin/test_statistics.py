@@ -13,7 +13,7 @@ from trio_broker import BrokerConfig, BrokerStatistics, open_broker
 from trio_broker.broker import statistics
 from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.request_counters import LATENCY_BOUNDS_SECONDS, ApiCounter
-from trio_broker.config import NetworkConfig, StorageConfig, TopicConfig
+from trio_broker.config import MIB, NetworkConfig, StorageConfig, TopicConfig
 from trio_broker.errors import RequestError
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
@@ -134,17 +134,17 @@ async def test_what_retention_gives_back_is_counted(config: BrokerConfig) -> Non
 
 
 async def test_the_budget_of_logs_is_told(config: BrokerConfig) -> None:
-    config = config.with_values(storage=StorageConfig(bytes_max=100_000))
+    config = config.with_values(storage=StorageConfig(bytes_max=MIB))
     async with running(config) as run:
         await run.broker.create_topic("kept", configs={"retention.ms": "-1"})
         [log_dir] = run.broker.statistics().log_dirs
-        assert (log_dir.log_bytes_max, log_dir.produce_refusal) == (100_000, "")
+        assert (log_dir.log_bytes_max, log_dir.produce_refusal) == (MIB, "")
         with pytest.raises(RequestError, match=r"storage\.bytes_max"), trio.fail_after(20):
             while True:
-                await run.broker.produce("kept", b"x" * 10_000)
+                await run.broker.produce("kept", b"x" * 100_000)
         found = run.broker.statistics()
-        assert found.log_dirs[0].log_bytes > 100_000
-        assert "100000 bytes" in found.log_dirs[0].produce_refusal
+        assert found.log_dirs[0].log_bytes > MIB
+        assert f"{MIB} bytes" in found.log_dirs[0].produce_refusal
         topic = topic_of(found, "kept")
         assert (topic.retention.gives_way, topic.retention.next_deletion_ms) == (False, None)
 

@@ -106,7 +106,7 @@ def broker_config(directory: Path) -> BrokerConfig:
     config = BrokerConfig(
         data_dir=str(directory), listeners=("127.0.0.1:0",), auto_create_topics=False
     )
-    limits = attrs.evolve(config.limits, topic_mutations_per_second=0)
+    limits = attrs.evolve(config.limits, topic_mutations_per_second=-1)
     return config.with_values(limits=limits)
 
 

@@ -22,6 +22,8 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "http.listen": st.none() | st.sampled_from(["127.0.0.1:0", "0.0.0.0:9644"]),
     "http.token": st.none() | st.text("!~aZ\"'\\#", min_size=16, max_size=30),
     "metrics.compat": st.lists(st.sampled_from(METRICS_COMPAT), max_size=1).map(tuple),
+    "topic.retention_ms": st.just(-1) | st.integers(1, 2**63 - 1),
+    "topic.max_message_bytes": st.integers(1024, 2**31 - 1),
     "topic.cleanup_policy": st.just("delete"),
     "topic.compression_type": st.just("producer"),
     "log_dirs": st.lists(_TEXTS, max_size=3, unique=True).map(tuple),
@@ -35,16 +37,19 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     if setting.key in _SPECIAL:
         return _SPECIAL[setting.key]
     kind = setting.value_type
+    limits = setting.limits
     if kind is bool:
         found: st.SearchStrategy[Any] = st.booleans()
     elif kind is int:
-        found = st.integers(int(setting.least), int(setting.most))
+        found = st.integers(int(limits.least), int(limits.most))
     elif kind is float:
-        found = st.floats(setting.least, setting.most)
+        found = st.floats(limits.least, limits.most)
     elif issubclass(kind, Enum):
         found = st.sampled_from(kind)
     else:
         found = _TEXTS
+    if limits is not None and limits.special:
+        found |= st.sampled_from(limits.special)
     return st.none() | found if setting.is_optional else found
 
 

@@ -79,7 +79,7 @@ SUBSETS = [
         ("node_id", [1, 2, 3, 4]),
         ("http.listen", ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"]),
         ("shutdown.deadline_seconds", [1.0, 2.0, 3.0, 4.0]),
-        ("storage.ballast_bytes", [1, 2, 3, 4]),
+        ("storage.ballast_bytes", [100_001, 100_002, 100_003, 100_004]),
     ],
 )
 def test_the_strongest_source_counts(subset, key, values, write) -> None:
@@ -490,9 +490,9 @@ def test_a_server_that_nobody_can_reach_is_refused() -> None:
         (["http.listen=", "http.connections_max=5", "metrics.compat=kafka_exporter"],
          ["http.connections_max", "metrics.compat"]),
         (["http.connections_max=5"], []),
-        (["limits.topic_mutations_per_second=0", "limits.topic_mutations_burst=5"],
+        (["limits.topic_mutations_per_second=-1", "limits.topic_mutations_burst=5"],
          ["limits.topic_mutations_burst"]),
-        (["limits.topic_mutations_per_second=0"], []),
+        (["limits.topic_mutations_per_second=-1"], []),
         (["metrics.per_partition=no", "metrics.per_partition_max=5"],
          ["metrics.per_partition_max"]),
     ],

@@ -74,6 +74,40 @@ from trio_broker.errors import ConfigError
             ),
             "topic.max_message_bytes must not exceed network.produce_frame_bytes_max (1048576)",
         ),
+        # What is too little to be meant, and 0 where it would be taken for something else.
+        (
+            lambda: StorageConfig(bytes_max=0),
+            "bytes_max must be -1, or at least 1048576, not 0: what gives way are whole segments",
+        ),
+        (lambda: StorageConfig(bytes_max=5), "not 5: what gives way"),
+        (lambda: StorageConfig(bytes_max=-2), "must be -1, or at least 1048576, not -2"),
+        (
+            lambda: StorageConfig(ballast_bytes=5),
+            "ballast_bytes must be -1, 0, or between 65536 and 1073741824, not 5: giving back less",
+        ),
+        (lambda: StorageConfig(open_files_max=0), "must be -1, or between 1 and 1000000, not 0"),
+        (
+            lambda: LimitsConfig(topic_mutations_per_second=0),
+            "must be -1, or between 0.001 and 1000000, not 0: clients would never be done",
+        ),
+        (
+            lambda: LimitsConfig(topic_mutations_per_second=float("nan")),
+            "must be -1, or between 0.001 and 1000000, not nan",
+        ),
+        (lambda: LimitsConfig(producer_id_expiration_ms=1), "not 1: a batch that its producer"),
+        (lambda: GroupConfig(offsets_retention_ms=1), "not 1: a group whose members restart"),
+        (
+            lambda: GroupConfig(offsets_retention_check_interval_ms=1),
+            "must be at least 1000, not 1: each look goes through",
+        ),
+        (
+            lambda: BrokerConfig(topic=TopicConfig(retention_ms=0)),
+            "topic.retention_ms must be -1, or at least 1, not 0: all topics would lose",
+        ),
+        (
+            lambda: BrokerConfig(topic=TopicConfig(max_message_bytes=5)),
+            "topic.max_message_bytes must be at least 1024, not 5: hardly any batch",
+        ),
         (lambda: ShutdownConfig(drain_share=0.9), "add up to 1.55"),
         (
             lambda: GroupConfig(session_timeout_min_ms=2, session_timeout_max_ms=1),
@@ -114,6 +148,16 @@ def test_what_only_looks_like_a_mistake_is_accepted() -> None:
     BrokerConfig(advertised=f"broker_0.{'a' * 63}.example.org.:9092")
     BrokerConfig(listeners=("[fe80::1%eth0]:0",), log_dirs=("data", "logs", "logs2"))
     BrokerConfig(listeners=("127.0.0.1:0",), http=HttpConfig(listen="127.0.0.1:0"))
+
+
+def test_a_single_topic_may_be_as_odd_as_kafka_lets_it_be() -> None:
+    TopicConfig(retention_ms=0, max_message_bytes=0)
+
+
+def test_special_values_are_accepted() -> None:
+    StorageConfig(bytes_max=-1, ballast_bytes=-1, open_files_max=-1)
+    StorageConfig(bytes_max=2**20, ballast_bytes=0, open_files_max=1)
+    LimitsConfig(topic_mutations_per_second=-1)
 
 
 def test_paths_are_taken_for_what_they_say(tmp_path: Path) -> None:

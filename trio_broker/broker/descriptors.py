@@ -82,7 +82,7 @@ def divide_descriptors(config: BrokerConfig, *, allowed: int, taken: int) -> Des
     connections_min = min(CONNECTIONS_MIN, config.network.connections_max)
     if not config.listeners:
         connections_min = 0
-    configured_files = config.storage.open_files_max
+    configured_files = max(config.storage.open_files_max, 0)
     if room < (configured_files or FILES_MIN) + connections_min:
         raise ConfigError([_fault(config, allowed, taken, reserved, connections_min)])
     files_max = configured_files or max(FILES_MIN, min(FILES_DEFAULT_MAX, room // 2))
@@ -99,7 +99,7 @@ def divide_descriptors(config: BrokerConfig, *, allowed: int, taken: int) -> Des
 def _fault(
     config: BrokerConfig, allowed: int, taken: int, reserved: int, connections_min: int
 ) -> str:
-    configured_files = config.storage.open_files_max
+    configured_files = max(config.storage.open_files_max, 0)
     what = (
         f"{configured_files} segment files (storage.open_files_max)"
         if configured_files

@@ -131,7 +131,9 @@ class BrokerState:
         self.requests = RequestCounters(self.served)
         limits = self.config.limits
         self.topic_mutations = TokenBucket(
-            limits.topic_mutations_per_second, limits.topic_mutations_burst, trio.current_time()
+            max(limits.topic_mutations_per_second, 0.0),  # the bucket's own word for no limit
+            limits.topic_mutations_burst,
+            trio.current_time(),
         )
 
     @property

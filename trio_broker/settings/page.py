@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from trio_broker.config import INT64_MAX
+from trio_broker.config_checks import number_text
 from trio_broker.settings.sources import DEFAULT, SERVE_DEFAULT
 from trio_broker.settings.table import Setting, sections, settings
 from trio_broker.settings.units import Unit
@@ -107,10 +108,12 @@ def describe(setting: Setting) -> str:
 
 def limits_text(setting: Setting) -> str:
     """Say between which values a number may be; "" if it is none."""
-    if setting.least is None or setting.most is None:
+    limits = setting.limits
+    if limits is None:
         return ""
-    least, most = (_limit(setting, value) for value in (setting.least, setting.most))
-    return f"at least {least}" if setting.most >= INT64_MAX else f"{least} to {most}"
+    least, most = (_limit(setting, value) for value in (limits.least, limits.most))
+    special = ", ".join(map(number_text, limits.special)) + ", or " if limits.special else ""
+    return special + (f"at least {least}" if limits.most >= INT64_MAX else f"{least} to {most}")
 
 
 def _limit(setting: Setting, value: float) -> str:

@@ -96,8 +96,8 @@ def without_effect(resolved: Resolved) -> list[str]:
     config = resolved.config
     reasons = {
         "limits.topic_mutations_burst": (
-            config.limits.topic_mutations_per_second == 0,
-            "limits.topic_mutations_per_second is 0, so there is no limit",
+            config.limits.topic_mutations_per_second < 0,
+            "limits.topic_mutations_per_second is -1, so there is no limit",
         ),
         "metrics.per_partition_max": (
             not config.metrics.per_partition,

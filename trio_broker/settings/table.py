@@ -16,6 +16,7 @@ import attrs
 
 from trio_broker.config import BrokerConfig
 from trio_broker.config_catalog import BROKER_CONFIGS, TOPIC_CONFIGS
+from trio_broker.config_checks import Limits
 from trio_broker.settings.units import Unit, unit_of
 
 ENVIRONMENT_PREFIX = "TRIO_BROKER_"
@@ -42,8 +43,7 @@ class Setting(NamedTuple):
         default: its value in an embedded broker when nothing is said.
         serve_default: the same in `trio-broker serve`.
         help: what it does, in a few words.
-        least: lowest value accepted, or None.
-        most: highest value accepted, or None.
+        limits: which numbers are accepted, or None.
         secret: whether its value is nobody else's business.
         kafka_names: of the broker and topic configs that mean the same, topic configs last.
     """
@@ -55,8 +55,7 @@ class Setting(NamedTuple):
     default: object
     serve_default: object
     help: str
-    least: float | None
-    most: float | None
+    limits: Limits | None
     secret: bool
     kafka_names: tuple[str, ...]
 
@@ -133,8 +132,7 @@ def _settings_of(
             default=default,
             serve_default=SERVE_DEFAULTS.get(key, default),
             help=attribute.metadata["help"],
-            least=attribute.metadata.get("least"),
-            most=attribute.metadata.get("most"),
+            limits=attribute.metadata.get("limits"),
             secret=attribute.metadata.get("secret", False),
             kafka_names=_kafka_names(key, attribute.name),
         )

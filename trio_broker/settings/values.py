@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import cattrs
 
-from trio_broker.config_checks import limits_fault
 from trio_broker.settings.units import Unit, parse_quantity, quantity_text
 
 if TYPE_CHECKING:
@@ -61,9 +60,8 @@ def read_value(setting: Setting, raw: object, *, is_text: bool) -> object:
         raw = raw.strip() if is_text else raw
     kind = setting.value_type if setting.unit is None else _UNIT_KINDS[setting.unit]
     value: Any = (_from_text if is_text else _from_toml).structure(raw, kind)
-    if setting.least is not None and setting.most is not None:
-        if fault := limits_fault(value, setting.least, setting.most):
-            raise ValueError(fault)
+    if setting.limits is not None and (fault := setting.limits.fault(value)):
+        raise ValueError(fault)
     return value
 
 

@@ -182,7 +182,7 @@ def config_for_tests(**changes: Any) -> BrokerConfig:
         "listeners": (),
         "topic": TopicConfig(retention_ms=-1),
         "storage": StorageConfig(shards_per_log_dir=1),
-        "limits": LimitsConfig(topic_mutations_per_second=0),
+        "limits": LimitsConfig(topic_mutations_per_second=-1),
         "group": GroupConfig(session_timeout_min_ms=10),
         "shutdown": ShutdownConfig(deadline_seconds=10),
     }

@@ -126,7 +126,7 @@ def draw_config(draws: random.Random, *, name: str = "server") -> BrokerConfig:
         flush_interval_bytes=draws.choice((4 * KIB, MIB)),
         operation_seconds_max=draws.choice((0.2, 0.5, 2.0, 30.0)),
         ballast_bytes=draws.choice((0, 0, 64 * KIB)),
-        open_files_max=draws.choice((0, 1, 2, 16)),
+        open_files_max=draws.choice((-1, 1, 2, 16)),
     )
     network = NetworkConfig(
         produce_requests_in_flight_max=draws.choice((1, 2, 5)),
