@@ -243,7 +243,8 @@ class LogDirStatistics:
         state: ok, or what is wrong with it.
         cause: why it is not ok, else empty.
         total_bytes: of its filesystem; None until measured.
-        free_bytes: of that, what this process may use; measured every second.
+        free_bytes: of that, what this process may use; measured every second, or on a quiet
+            disk every half a minute.
         write_failures: writes that the system refused and that were cut back.
         log_bytes: what logs take here, counted every few seconds while it changes.
         log_bytes_max: what they may take, here or (`storage.bytes_max`) in all log dirs together;
