@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -237,6 +240,41 @@ def test_frame_above_a_mebibyte_grows_with_what_arrives() -> None:
         assert splitter.claimed_bytes <= max(4 * (received + 100_000), 64 * KIB) + 64 * KIB
     got = feed(splitter, stream[received + 100_000 :], [100_000])
     assert got == [(body, True)]
+
+
+def test_a_frame_in_a_cycle_is_collected_in_silence() -> None:
+    """As it is when a connection ends with an error whose traceback holds it.
+
+    Development mode complains where Python 3.13 and later always do.
+    """
+    program = """
+import gc
+from tests.wire.test_frames import KIB, MIB, FrameSplitter, framed
+
+splitter = FrameSplitter(MIB, MIB)
+left = framed(b"\\0\\0" + bytes(300 * KIB))
+while left:
+    target = splitter.writable()
+    size = min(len(target), len(left))
+    target[:size], left = left[:size], left[size:]
+    splitter.received(size, now=0.0)
+    frame = splitter.next_frame()
+assert splitter.frame_is_owned
+cycle = [frame]
+cycle.append(cycle)
+del cycle, frame, splitter, target
+gc.collect()
+"""
+    run = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", program],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Exception ignored" not in run.stderr
 
 
 def test_partial_since_is_when_the_incomplete_frame_began() -> None:

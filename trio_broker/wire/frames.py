@@ -253,10 +253,23 @@ def _check_size(size: int, limit: int) -> None:
         raise ProtocolError(f"a frame of {size} bytes, at most {limit} are accepted")
 
 
+class _Memory(BytesIO):
+    """Memory whose views may be garbage together with it.
+
+    The garbage collector closes a BytesIO that is in a cycle, with the traceback of an error for
+    example, and complains on stderr where a view of it is still there.
+    """
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Do nothing: there is nothing but memory."""
+
+
 def _allocate(byte_count: int) -> memoryview:
     """Return writable memory that costs little until it is written.
 
     `bytes` of zeros come untouched from the system, where `bytearray` would fill them; BytesIO
     makes them writable without a copy.
     """
-    return BytesIO(bytes(byte_count)).getbuffer()
+    return _Memory(bytes(byte_count)).getbuffer()
