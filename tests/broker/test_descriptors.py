@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 
 from tests.broker.harness import World, make_batch, simulated
-from trio_broker import BrokerConfig, ConfigError, ErrorCode
-from trio_broker.broker.descriptors import FILES_DEFAULT_MAX, divide_descriptors
+from trio_broker import Broker, BrokerConfig, ConfigError, ErrorCode, open_broker
+from trio_broker.broker.descriptors import (
+    FILES_DEFAULT_MAX,
+    DescriptorBudget,
+    divide_descriptors,
+)
 from trio_broker.config import HttpConfig, NetworkConfig, StorageConfig, TopicConfig
+from trio_broker.host.leases import Claim, rooms
+from trio_broker.host.real import real_host
+from trio_broker.testing import broker_thread
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.wire.messages.api_versions import ApiVersionsRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio_broker.host.interface import Host
 
 
 def test_everything_fits_into_what_is_allowed() -> None:
@@ -90,7 +105,7 @@ async def test_who_is_refused_is_told_of_in_one_line(
                     await late.wait_closed()
     lines = [text for text in caplog.messages if "was refused" in text]
     assert len(lines) == 1
-    assert "1 are open, which is all that may be" in lines[0]
+    assert "1 are open, and 1 may be" in lines[0]
 
 
 @simulated
@@ -162,3 +177,82 @@ async def test_a_want_of_descriptors_is_not_a_fault_of_the_disk(world: World) ->
                 world.fs.faults = DiskFaults()
                 for partition in range(3):
                     assert (await client.produce(make_batch(), partition=partition)).error_code == 0
+
+
+# ------------------------------------------------------------------- several brokers, one process
+def test_shares_add_up_and_what_one_has_no_use_for_goes_to_the_others() -> None:
+    equal = [Claim(10, 32, 10_000)] * 2
+    assert rooms(520, equal) == [250, 250]
+    assert rooms(521, [Claim(10, 32, 40), Claim(10, 32, 10_000)]) == [40, 461]
+    assert rooms(84, equal) == [32, 32]
+    assert rooms(100_000, equal) == [10_000, 10_000]
+    assert rooms(85, [Claim(10, 32, 10_000), Claim(10, 32, 32)]) == [33, 32]
+    assert rooms(5, []) == []
+
+
+def budgets_of(*brokers: Broker) -> list[DescriptorBudget]:
+    return [broker._state.descriptors for broker in brokers]
+
+
+async def test_two_brokers_in_one_process_share_what_it_may_have(tmp_path: Path) -> None:
+    def config(name: str) -> BrokerConfig:
+        return BrokerConfig(data_dir=str(tmp_path / name), listeners=("127.0.0.1:0",))
+
+    def with_limit() -> Host:  # as two parts of a program make theirs, each without the other
+        return attrs.evolve(real_host(), descriptors_max=600)
+
+    async with open_broker(config("a"), host=with_limit()) as first:
+        [alone] = budgets_of(first)
+        async with open_broker(config("b"), host=with_limit()) as second:
+            shares = budgets_of(first, second)
+            assert sum(b.reserved + b.files_max + b.connections_max for b in shares) <= (
+                600 - alone.taken
+            )
+            assert shares[0].files_max == shares[1].files_max < alone.files_max
+            assert shares[0].taken == shares[1].taken == alone.taken, "nobody counts twice"
+            assert first._state.segment_cache is not None
+            assert first._state.segment_cache.files_max == shares[0].files_max
+            assert "other brokers" in str(shares[0])
+            third = config("c").with_values(storage=StorageConfig(open_files_max=400))
+            with pytest.raises(ConfigError, match="for other brokers in this process"):
+                async with open_broker(third, host=with_limit()):
+                    pytest.fail("there is no room for it")
+            assert budgets_of(first, second) == shares
+        assert budgets_of(first) == [alone], "it is given back"
+    assert not real_host().descriptor_leases._leases
+
+
+async def test_files_that_are_too_many_are_closed_when_another_broker_comes(
+    tmp_path: Path,
+) -> None:
+    config = BrokerConfig(data_dir=str(tmp_path / "a"), listeners=())
+    host = attrs.evolve(real_host(), descriptors_max=300)
+    async with open_broker(config, host=host) as first:
+        cache = first._state.segment_cache
+        assert cache is not None
+        await first.create_topic("orders", partitions=cache.files_max)
+        for partition in range(cache.files_max):
+            await first.produce("orders", b"x", partition=partition)
+        many = cache.open_count
+        assert many > cache.files_max // 2 + 16
+        other = config.with_values(data_dir=str(tmp_path / "b"))
+        async with open_broker(other, host=host):
+            assert cache.open_count <= cache.files_max < many
+            await first.produce("orders", b"y", partition=0)
+
+
+def test_brokers_in_threads_of_their_own_are_told_there(tmp_path: Path) -> None:
+    with broker_thread() as first:
+        before = first.call(lambda broker: _budget(broker))
+        with broker_thread() as second:
+            shares = [thread.call(lambda broker: _budget(broker)) for thread in (first, second)]
+        assert before.taken == shares[0].taken == shares[1].taken
+        wanted = [b.files_max + b.connections_max + b.reserved for b in shares]
+        assert sum(wanted) + before.taken <= before.allowed
+        after = first.call(lambda broker: _budget(broker))
+        assert after == before
+
+
+async def _budget(broker: Broker) -> DescriptorBudget:
+    await trio.lowlevel.checkpoint()
+    return broker._state.descriptors

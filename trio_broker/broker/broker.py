@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.descriptors import leased_budget
 from trio_broker.broker.group_coordinator import GroupCoordinator
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.broker.housekeeping import shorten_offsets_logs
@@ -42,6 +43,7 @@ from trio_broker.metadata.decisions import StartedDirectory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_broker.broker.descriptors import DescriptorBudget
     from trio_broker.broker.interception import Interceptor
     from trio_broker.config import BrokerConfig
     from trio_broker.host.interface import Host
@@ -127,7 +129,13 @@ class BrokerTree:
                 as it was, but for the clean markers: the next start recovers.
         """
         try:
-            with self._scope, self.state.host.fs.spare_descriptors(self.state.descriptors.spares):
+            with (
+                self._scope,
+                leased_budget(
+                    self.state.config, self.state.host, self._follow_budget
+                ) as self.state.descriptors,
+                self.state.host.fs.spare_descriptors(self.state.descriptors.spares),
+            ):
                 self.state.root_task = trio.lowlevel.current_task()
                 self._report_descriptors()
                 async with open_http_server(self.state):
@@ -159,6 +167,14 @@ class BrokerTree:
         """
         for lane in self.state.disk_lanes:
             lane.limit_calls(phase.deadline - trio.current_time())
+
+    def _follow_budget(self, budget: DescriptorBudget) -> None:
+        """Keep to another share of the process's descriptors; who is connected stays so."""
+        before, self.state.descriptors = self.state.descriptors, budget
+        if self.state.segment_cache is not None:
+            self.state.segment_cache.limit_files(budget.files_max)
+        if before != budget:
+            self._report_descriptors()
 
     def _report_descriptors(self) -> None:
         budget = self.state.descriptors
@@ -198,7 +214,7 @@ class BrokerTree:
         state = self.state
         network = state.config.network
         gate = ConnectionGate(
-            state.descriptors.connections_max, network.connections_per_address_max
+            lambda: state.descriptors.connections_max, network.connections_per_address_max
         )
         async with trio.open_nursery() as background:
             background.start_soon(self._work_in_background)

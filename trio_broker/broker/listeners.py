@@ -54,9 +54,14 @@ _OVERLOAD_PAUSE_SECONDS = 0.1
 
 
 class ConnectionGate:
-    """Counts connections, in all and per client address, against their limits."""
+    """Counts connections, in all and per client address, against their limits.
 
-    def __init__(self, connections_max: int, per_address_max: int) -> None:
+    Args:
+        connections_max: tells how many there may be in all; may change.
+        per_address_max: how many of one address.
+    """
+
+    def __init__(self, connections_max: Callable[[], int], per_address_max: int) -> None:
         self._connections_max = connections_max
         self._per_address_max = per_address_max
         self._per_address: Counter[str] = Counter()
@@ -64,8 +69,8 @@ class ConnectionGate:
 
     def enter(self, address: str) -> str:
         """Count one more connection from `address`; if that is one too many, return why."""
-        if self.open_count >= self._connections_max:
-            return f"{self._connections_max} are open, which is all that may be"
+        if self.open_count >= (most := self._connections_max()):
+            return f"{self.open_count} are open, and {most} may be"
         if self._per_address[address] >= self._per_address_max:
             return f"{self._per_address_max} are open from {address}"
         self.open_count += 1

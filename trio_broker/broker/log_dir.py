@@ -389,7 +389,7 @@ async def open_log_dirs(state: BrokerState) -> AsyncIterator[list[LogDir]]:
         LogDirInUse, FormatTooNew, ConfigError: a log dir is not ours to use.
         StorageError, OSError: a disk refused.
     """
-    cache = SegmentCache(state.descriptors.files_max)
+    cache = state.segment_cache = SegmentCache(state.descriptors.files_max)
     async with AsyncExitStack() as stack:
         opened = [
             await stack.enter_async_context(_open_log_dir(state, path, cache))

@@ -13,7 +13,6 @@ import trio
 import trio_util
 from attrs import define, field
 
-from trio_broker.broker.descriptors import DescriptorBudget, divide_descriptors
 from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.memory_pool import MemoryPool
 from trio_broker.broker.paced_log import PacedLog
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from trio_broker.broker.connection import Connection
     from trio_broker.broker.controller import Controller
+    from trio_broker.broker.descriptors import DescriptorBudget
     from trio_broker.broker.group_coordinator import GroupCoordinator
     from trio_broker.broker.handlers.served import ServedApi
     from trio_broker.broker.interception import Interceptor
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
     from trio_broker.host.interface import Host, Lane, OpenFile
+    from trio_broker.storage.handles import SegmentCache
 
 listeners_logger = logging.getLogger("trio_broker.listeners")
 
@@ -51,7 +52,8 @@ class BrokerState:
     Attributes:
         served: APIs by number, for ApiVersions.
         interceptor: stands before the handlers, in tests; None: nobody does.
-        descriptors: how many of the process's descriptors are for what.
+        descriptors: how many of the process's descriptors are for what; while the tree runs.
+        segment_cache: keeps to it; there while log dirs are open.
         accept_log: says why clients cannot be accepted, of all listeners together.
         requests: how many of each API were answered, and how quickly.
         phase_changes: the phase, for those who wait for it to change; see `phase`.
@@ -86,6 +88,7 @@ class BrokerState:
     log_dirs: list[LogDir] = field(factory=list)
     draining: bool = False
     descriptors: DescriptorBudget = field(init=False)
+    segment_cache: SegmentCache | None = None
     accept_log: PacedLog = field(factory=lambda: PacedLog(listeners_logger))
     receive_buffers: BufferPool = field(factory=BufferPool)
     request_memory: MemoryPool = field(init=False)
@@ -114,18 +117,9 @@ class BrokerState:
     _coordinator: GroupCoordinator | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Size the pools.
-
-        Raises:
-            ConfigError: see `divide_descriptors`.
-        """
+        """Size the pools."""
         self.flusher = ResponseFlusher(self.supervisor)
         self.reaper = Reaper(self.clients, self.supervisor)
-        self.descriptors = divide_descriptors(
-            self.config,
-            allowed=self.host.descriptors_max,
-            taken=self.host.open_descriptors(),
-        )
         self.request_memory = MemoryPool(self.config.network.request_memory_bytes)
         self.response_memory = MemoryPool(self.config.network.response_memory_bytes)
         self.requests = RequestCounters(self.served)

@@ -21,7 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
+
+from trio_broker.host.leases import DescriptorLeases
 
 if TYPE_CHECKING:
     import random
@@ -367,6 +369,7 @@ class Host:
         descriptors_max: how many descriptors this process may have (RLIMIT_NOFILE).
         process_facts: tells what this process uses, for a job; None on a simulated machine.
         open_descriptors: tells how many of them are open now; safe on the event loop.
+        descriptor_leases: who has which share of them; one object for each process.
     """
 
     name: str
@@ -379,3 +382,4 @@ class Host:
     descriptors_max: int = 1024
     process_facts: Callable[[], ProcessFacts] | None = None
     open_descriptors: Callable[[], int] = lambda: 0
+    descriptor_leases: DescriptorLeases = field(factory=DescriptorLeases)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 from trio_broker.host import facts
 from trio_broker.host.clock import RealWallClock
 from trio_broker.host.entropy import RealEntropy
 from trio_broker.host.file_system import RealFileSystem
 from trio_broker.host.interface import Host
 from trio_broker.host.lanes import RealLane
+from trio_broker.host.leases import DescriptorLeases
 from trio_broker.host.sockets import RealNetwork
 from trio_broker.host.spares import SpareDescriptors
+
+#: The limit is the process's, and so is what is known of its division.
+LEASES = DescriptorLeases()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=LEASES.forget)
 
 
 def real_host(name: str = "local") -> Host:
@@ -31,4 +39,5 @@ def real_host(name: str = "local") -> Host:
         descriptors_max=facts.descriptors_max(),
         process_facts=facts.process_facts,
         open_descriptors=facts.open_descriptors,
+        descriptor_leases=LEASES,
     )

@@ -101,6 +101,14 @@ class SegmentCache:
         """Give promises back."""
         self._promised -= count
 
+    def limit_files(self, files_max: int) -> None:
+        """Keep so many files open from now on; what is too many is closed as soon as it can be."""
+        self.files_max = files_max
+        excess = len(self._files) + self._promised - files_max
+        idle = [segment for segment in self._files if not _is_needed(segment)]
+        for segment in idle[: max(excess, 0)]:
+            self.close_file(segment)
+
     def take_offers(self) -> None:
         """Keep what jobs opened or loaded, or close it where it is no longer wanted."""
         while self.offers:

@@ -21,6 +21,7 @@ from trio_broker.broker.embed import open_broker
 from trio_broker.errors import BrokerClosed, BrokerCrashed, ErrorCode, RequestError
 from trio_broker.host import facts
 from trio_broker.host.entropy import RealEntropy
+from trio_broker.host.real import LEASES
 from trio_broker.host.sockets import RealNetwork
 from trio_broker.testing import inspection
 from trio_broker.testing.kafka_faults import KafkaFaults
@@ -224,6 +225,7 @@ class BrokerThread:
             memory_host(self.wall, fs=self.disk.fs, network=self._network, entropy=self._entropy),
             descriptors_max=facts.descriptors_max(),
             open_descriptors=facts.open_descriptors,
+            descriptor_leases=LEASES,
         )
         try:
             async with open_broker(config, host=host, interceptor=self.requests) as self._broker:
