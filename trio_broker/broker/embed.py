@@ -234,7 +234,9 @@ class Broker:
             offset: first offset wanted; -1: the end, -2: the oldest there is.
 
         Raises:
-            RequestError: there is no such topic or partition.
+            RequestError: there is no such topic or partition. An offset out of range is told by
+                the first `receive`.
+            BrokerClosed: the broker is stopping.
         """
         self._check_open()
         reader = PartitionReader(self._state, topic, partition, offset)
