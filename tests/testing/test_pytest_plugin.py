@@ -212,6 +212,10 @@ def test_what_is_wrong_with_a_test_is_said(pytester: pytest.Pytester) -> None:
         async def test_no_seeds(sim):
             pass
 
+        @pytest.mark.explore(seeds="10")
+        async def test_text(sim):
+            pass
+
         @pytest.mark.explore(seeds=3)
         async def test_skipped(sim):
             import trio
@@ -220,12 +224,13 @@ def test_what_is_wrong_with_a_test_is_said(pytester: pytest.Pytester) -> None:
         """
     )
     result = run(pytester, "-rs")
-    result.assert_outcomes(errors=1, failed=2, skipped=1)
+    result.assert_outcomes(errors=1, failed=3, skipped=1)
     result.stdout.fnmatch_lines_random(
         [
             "*the fixture `sim` is for tests marked with pytest.mark.explore",
             "*explore takes these, by name: allow, double_run, max_seconds, *",
-            "*there are no seeds to explore",
+            "explore: seeds is how many to run, or a list of them, not 0",
+            "explore: seeds is how many to run, or a list of them, not '10'",
             "SKIPPED*not here",
         ]
     )

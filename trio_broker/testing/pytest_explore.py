@@ -71,6 +71,11 @@ class ExploredTest:
             pytest.fail(f"explore takes these, by name: {known}", pytrace=False)
         self._options["simulation_type"] = BrokerSimulation
         self._wanted = self._options.pop("seeds", SEEDS)
+        if not _are_seeds(self._wanted):
+            pytest.fail(
+                f"explore: seeds is how many to run, or a list of them, not {self._wanted!r}",
+                pytrace=False,
+            )
         self._item = item
         self._config = item.config
         self._test = test
@@ -272,6 +277,13 @@ class ExploredTest:
             + run.stdout,
             pytrace=False,
         )
+
+
+def _are_seeds(wanted: object) -> bool:
+    """Tell whether a mark asks for at least one seed, in one of the two ways to do so."""
+    if isinstance(wanted, range | list | tuple | set | frozenset):
+        return len(wanted) > 0 and all(type(seed) is int for seed in wanted)
+    return type(wanted) is int and wanted > 0
 
 
 def _other_hash_seed() -> str:
