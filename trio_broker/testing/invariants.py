@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import trio
@@ -39,6 +40,7 @@ from trio_broker.storage import paths
 from trio_broker.testing.brokers import Ending, directory_of
 from trio_broker.testing.model import StoredRecord, Violation
 from trio_broker.testing.sim.host import SimWallClock
+from trio_broker.testing.topic_settings import values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,9 +77,14 @@ def see_topics(model: Model, life: Life, now: float) -> None:
         routed = state.router.by_id.get(found.topic_id)
         if routed is None or name in INTERNAL_TOPIC_NAMES:
             continue
+        # What is committed is in effect a moment later.
+        durability = found.config.durability or state.config.storage.durability
         topic = model.topic_found(
-            name, found.topic_id, routed.config, routed.durability, len(found.partitions), now
+            name, found.topic_id, found.config, durability, len(found.partitions), now
         )
+        topic.gave_way = topic.gave_way or routed.gives_way
+        # Clients may ask for those that are served, which is told to who has asked for them.
+        topic.grow(len(list(takewhile(lambda replica: replica is not None, routed.replicas))))
         for partition, replica in zip(topic.partitions, routed.replicas, strict=False):
             if replica is not None:
                 partition.directory = directory_of(replica)
@@ -124,7 +131,23 @@ def audit(model: Model, life: Life, *, is_start: bool) -> int:
             partition.secure_end = partition.end
         elif was_lossy:
             partition.disk_lied()
+    if is_start:
+        _settings_start(model, life)
     return online
+
+
+def _settings_start(model: Model, life: Life) -> None:
+    """Take note that what was asked for in an earlier life has come about or never will."""
+    default = life.state.config.storage.durability
+    model.altering.clear()
+    for name, found in life.state.controller.image.topics_by_name.items():
+        topic = model.by_id.get(found.topic_id)
+        if topic is not None:
+            replicas = life.state.router.by_name[name].replicas
+            topic.settings.started(
+                values_of(found.config, found.config.durability or default),
+                all_seen=not any(replica is None or replica.refusal for replica in replicas),
+            )
 
 
 def _audit_partition(
@@ -230,10 +253,11 @@ def _check_retention(
     model: Model, partition: PartitionModel, start: int, size_bytes: int, replica: Replica
 ) -> None:
     """I1: what is gone was old enough, or there was enough of it, or the disk was full."""
-    config = partition.topic.config
-    if 0 <= config.retention_bytes <= size_bytes:
+    settings = partition.topic.settings
+    bytes_kept, ms_kept = settings.lately("retention_bytes"), settings.lately("retention_ms")
+    if any(0 <= most <= size_bytes for most in bytes_kept):
         return
-    if model.disk_was_full and replica.topic.gives_way:
+    if model.disk_was_full and partition.topic.gave_way:
         return
     # What had gone before the latest look has been judged by what was left then.
     gone = [partition.known[o] for o in partition.known if partition.start <= o < start]
@@ -241,12 +265,12 @@ def _check_retention(
     wall = replica.shard.log_dir._state.host.wall
     offset_ms = wall.offset_ms if isinstance(wall, SimWallClock) else 0
     now_ms = wall.now_ms() - offset_ms + model.wall_ahead_ms
-    if 0 <= config.retention_ms < now_ms - newest_ms:
+    if any(0 <= most < now_ms - newest_ms for most in ms_kept):
         return
     raise Violation(
         f"I1 {partition}: records up to {start} are gone, {size_bytes} bytes are left, the newest"
-        f" that went was {now_ms - newest_ms} ms old; {config.retention_bytes=}"
-        f" {config.retention_ms=}"
+        f" that went was {now_ms - newest_ms} ms old; retention.bytes was of {bytes_kept},"
+        f" retention.ms of {ms_kept}"
     )
 
 
@@ -398,9 +422,13 @@ def check_retention(model: Model, life: Life) -> None:
             continue
         config, log = topic.config, replica.log
         partition = topic.partitions[replica.partition]
-        size_max = config.retention_bytes + config.segment_bytes
-        if config.retention_bytes >= 0 and log.size_bytes > size_max:
-            raise Violation(f"I11 {partition} has {log.size_bytes} bytes, {size_max} are allowed")
+        # Whole segments go, and those of an earlier configuration may be large ones.
+        rest_bytes = log.size_bytes - (log.segments[0].size_bytes if log.segment_count else 0)
+        if 0 <= config.retention_bytes <= rest_bytes and rest_bytes:
+            raise Violation(
+                f"I11 {partition} has {log.size_bytes} bytes, and {rest_bytes} without the oldest"
+                f" segment, {config.retention_bytes} are to be kept"
+            )
         if config.retention_ms >= 0 and log.size_bytes and log.segment_count:
             newest_ms = max(log.max_timestamp, 0)
             if now_ms - newest_ms > config.retention_ms:

@@ -11,15 +11,16 @@ messages (I1 and so on) are those of its table.
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrs import define, field
 
 from trio_broker.config import Durability
 from trio_broker.testing.brokers import Ending
+from trio_broker.testing.topic_settings import TopicSettings, values_of, weakest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from uuid import UUID
 
     from trio_broker.config import TopicConfig
@@ -131,6 +132,13 @@ class PartitionModel:
         """Take note that records below `start` were deleted on request, for good."""
         self.start = max(self.start, start)
 
+    def secure(self) -> None:
+        """Take note that all that is known, and may not be lost by now, is on the disk."""
+        end = (
+            self.known_end if self.lossy_from == inf else int(min(self.known_end, self.lossy_from))
+        )
+        self.secure_end = max(self.secure_end, end)
+
     def life_over(self, published_end: int | None, ending: Ending, *, kept_from: float) -> None:
         """Take note that the broker's process has ended.
 
@@ -179,8 +187,10 @@ class TopicModel:
     Attributes:
         name: shared with earlier and later incarnations.
         topic_id: its own.
-        config: in effect.
-        durability: what acknowledgements mean.
+        config: in effect when somebody looked last.
+        settings: what its configuration may be.
+        gave_way: it may have given way to others on a disk without room, at some time.
+        was_weaker: acknowledgements may have promised less than fsync at some time.
         created_at: when (Trio time) it was first seen.
         deletion_begun: somebody has asked to delete it.
         is_deleted: the deletion was acknowledged.
@@ -189,8 +199,10 @@ class TopicModel:
     name: str
     topic_id: UUID
     config: TopicConfig
-    durability: Durability
+    settings: TopicSettings
     created_at: float
+    was_weaker: bool = False
+    gave_way: bool = False
     partitions: list[PartitionModel] = field(factory=list)
     deletion_begun: bool = False
     is_deleted: bool = False
@@ -198,6 +210,44 @@ class TopicModel:
 
     def __str__(self) -> str:
         return f"{self.name}/{str(self.topic_id)[:8]}"
+
+    @property
+    def durability(self) -> Durability:
+        """What acknowledgements mean at least."""
+        return weakest(self.settings.lately("durability"))
+
+    @property
+    def was_always_durable(self) -> bool:
+        """Whether what was acknowledged was on the disk each time."""
+        return not self.was_weaker and self.durability is Durability.FSYNC
+
+    def alter(self, values: Mapping[str, Any]) -> None:
+        """Take note that somebody is about to ask for a configuration.
+
+        What is known of a topic with durability fsync is on the disk by now, whatever comes next.
+        """
+        if "durability" in values and values["durability"] is not Durability.FSYNC:
+            if self.durability is Durability.FSYNC:
+                for partition in self.partitions:
+                    partition.secure()
+            self.was_weaker = True
+        self.settings.attempt(values)
+
+    def altered(self, values: Mapping[str, Any], *, flushed: bool) -> None:
+        """Take note that it was acknowledged.
+
+        Args:
+            values: that were asked for last.
+            flushed: a broker that came to promise more has written everything to its disk before
+                it said so, and the disk worked.
+        """
+        self.settings.acknowledge(values)
+        promise = values.get("durability")
+        if promise is not None and flushed:
+            if promise is Durability.FSYNC and self.durability is not Durability.FSYNC:
+                for partition in self.partitions:
+                    partition.secure()
+            self.settings.acknowledged_promise(promise)
 
     def grow(self, count: int) -> None:
         """Have that many partitions."""
@@ -247,6 +297,7 @@ class Model:
         by_id: every incarnation of every topic, oldest first.
         creating: names that somebody has asked to create.
         sent_by_name: values that were sent to a name, whichever topic had it.
+        altering: what somebody has asked for by a topic's name, and which may still come about.
         committed: by group, topic id and partition.
         acknowledged: records, in all.
         may_trim: by topic name and partition: somebody has asked to delete records below.
@@ -257,6 +308,7 @@ class Model:
     by_id: dict[UUID, TopicModel] = field(factory=dict)
     creating: set[str] = field(factory=set)
     sent_by_name: dict[tuple[str, int], set[bytes]] = field(factory=dict)
+    altering: dict[str, list[Mapping[str, Any]]] = field(factory=dict)
     committed: dict[tuple[str, UUID, int], CommittedModel] = field(factory=dict)
     acknowledged: int = 0
     may_trim: dict[tuple[str, int], float] = field(factory=dict)
@@ -292,12 +344,24 @@ class Model:
         if topic is None:
             if name not in self.creating:
                 raise Violation(f"I1 nobody has asked for a topic {name!r}")
-            topic = TopicModel(name, topic_id, config, durability, now)
+            topic = TopicModel(
+                name,
+                topic_id,
+                config,
+                TopicSettings(values_of(config, durability)),
+                now,
+                was_weaker=durability is not Durability.FSYNC,
+            )
+            for values in self.altering.get(name, ()):
+                topic.alter(values)
             self.by_id[topic_id] = topic
         if topic.is_deleted:
             raise Violation(f"I1 {topic} is there again after its deletion")
+        if contradiction := topic.settings.contradiction(values_of(config, durability)):
+            raise Violation(f"I1 {topic}: {contradiction}")
         topic.config = config
-        topic.grow(partitions)
+        if partitions < len(topic.partitions):
+            raise Violation(f"I1 {topic} has {partitions} of {len(topic.partitions)} partitions")
         return topic
 
     def topic_gone(self, topic: TopicModel, now: float) -> None:

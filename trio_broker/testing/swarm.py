@@ -71,6 +71,7 @@ class Swarm:
         committers: clients that commit offsets.
         members: of one group, that come and go.
         trimmers: clients that delete records.
+        alterers: operators who alter topics.
         troubles: what happens, of `TROUBLES`.
         trouble_seconds: mean time between two troubles.
         values_bytes_max: of one record.
@@ -90,6 +91,7 @@ class Swarm:
     committers: int
     members: int
     trimmers: int
+    alterers: int
     troubles: tuple[str, ...]
     trouble_seconds: float
     values_bytes_max: int
@@ -103,7 +105,7 @@ class Swarm:
             f"{storage.durability}, {storage.shards_per_log_dir} shards,"
             f" {self.producers}+{self.plain_producers}+{self.embedded_producers} producers,"
             f" {self.consumers}+{self.embedded_consumers} consumers, {self.committers} committers,"
-            f" {self.members} members, {self.trimmers} trimmers,"
+            f" {self.members} members, {self.trimmers} trimmers, {self.alterers} alterers,"
             f" {self.seconds:.1f} s of {', '.join(self.troubles) or 'no trouble'}"
         )
 
@@ -201,6 +203,7 @@ def draw_swarm(draws: random.Random) -> Swarm:
         committers=draws.choice((0, 0, 1)),
         members=draws.choice((0, 0, 2, 3)),
         trimmers=draws.choice((0, 0, 0, 1)),
+        alterers=draws.choice((0, 0, 1)),
         troubles=troubles,
         trouble_seconds=draws.choice((0.1, 0.5, 2.0)),
         values_bytes_max=draws.choice((50, 300, 900)),

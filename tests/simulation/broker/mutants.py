@@ -26,6 +26,7 @@ from tests.simulation.broker import fuzz, race
 from trio_broker.broker.groups_partition import GroupsPartition
 from trio_broker.broker.housekeeping import Housekeeper
 from trio_broker.broker.log_dir import LogDir
+from trio_broker.broker.reconciler import Reconciler
 from trio_broker.broker.replica import Replica
 from trio_broker.broker.shard import Shard
 from trio_broker.broker.shard_upkeep import ShardUpkeep
@@ -227,6 +228,9 @@ MUTANTS = {
         _replacing(Replica, "answer_duplicate", _answer_retry_of_queued),
         troubles=("frozen disk", "power cut"),
         hint=22,
+    ),
+    "altered topic goes on as before": Mutant(
+        _replacing(Reconciler, "configure_topics", _look_away), hint=8
     ),
     "failing log dir takes the others": Mutant(
         _replacing(LogDir, "fail", _fail_everywhere), troubles=("failing log dir",)

@@ -126,6 +126,7 @@ def calm_swarm(draws: random.Random) -> Swarm:
         topic_configs=({},),
         members=0,
         trimmers=0,
+        alterers=0,
         network=NetworkFaults(latency_seconds=(0.0001, 0.0001)),
     )
 

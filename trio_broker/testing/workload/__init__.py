@@ -10,6 +10,8 @@
 | `members` | members of one group, which come and go |
 | `trimming` | deletes the oldest records |
 | `topics` | creates and deletes topics |
+| `altering` | an operator who alters topics: configuration and partitions |
+| `containment` | clients of what is beside a fault |
 | `operating` | what an operator does after a failed fsync |
 | `troubles` | stops, crashes, disks, networks and clocks that fail |
 | `sometimes` | rare things that must happen in some runs |

@@ -18,7 +18,13 @@ from trio_broker.storage.disk_state import DiskState
 from trio_broker.testing.brokers import directory_of
 from trio_broker.testing.model import Violation
 from trio_broker.testing.workload.caller import Caller
-from trio_broker.testing.workload.producing import ValueMaker, batch_of, outcomes, produce_request
+from trio_broker.testing.workload.producing import (
+    Refusals,
+    ValueMaker,
+    batch_of,
+    outcomes,
+    produce_request,
+)
 from trio_broker.wire.messages.fetch import (
     FetchPartition,
     FetchRequest,
@@ -101,13 +107,15 @@ class Bystander:
         values = self._values.values(partition)
         partition.send(values, self._caller.wall_ms)
         batch = batch_of(values, self._caller.wall_ms)
+        refusals = Refusals(partition.topic, len(batch), acks=-1)
         request = produce_request([(partition, batch)], acks=-1, timeout_ms=30_000)
         produced = await self._caller.call(request, ProduceResponse)
         if produced is None:
             return None
         [outcome] = outcomes(produced)
-        if outcome.error_code:
-            return ErrorCode(outcome.error_code)
+        code = ErrorCode(outcome.error_code)
+        if code is not ErrorCode.NONE:
+            return ErrorCode.NONE if refusals.may_be(code) else code
         self._world.acknowledged(partition, outcome.base_offset, values, self._caller.losses)
         return await self._read(partition, outcome.base_offset)
 
@@ -171,7 +179,9 @@ class Bystanders:
         partitions: list[PartitionModel] = []
         for replica in life.state.router.replicas() if life is not None else ():
             topic = model.by_id.get(replica.topic_partition.topic_id)
-            if topic is not None and not is_below(directory_of(replica), path):
+            if topic is None or replica.partition >= len(topic.partitions):
+                continue  # nobody knows of it yet
+            if not is_below(directory_of(replica), path):
                 partitions.append(topic.partitions[replica.partition])
         over = trio.Event()
         async with trio.open_nursery() as nursery:

@@ -25,7 +25,6 @@ import trio
 from attrs import define
 
 from trio_broker.client.connection import ConnectionLost
-from trio_broker.config import Durability
 from trio_broker.errors import BrokerClosed, ErrorCode, RequestError
 from trio_broker.records.build import Record, build_batch
 from trio_broker.records.compression import Compression
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from trio_broker.testing.brokers import Life
-    from trio_broker.testing.model import PartitionModel
+    from trio_broker.testing.model import PartitionModel, TopicModel
     from trio_broker.testing.workload.world import World
 
 #: Newest version that names topics.
@@ -55,6 +54,8 @@ BY_NAME_VERSION = 12
 _BATCH_OVERHEAD_BYTES = 120
 _RECORD_OVERHEAD_BYTES = 24
 _RETRY_SECONDS = 0.1
+#: How many of the batches heed the greatest size that a topic allows, where it is a small one.
+_HEEDFUL = 0.7
 #: Batches of a producer and partition that a broker can still recognise. Not taken from the broker,
 #: which is what is tested here.
 _RECOGNISED_BATCHES = 5
@@ -71,6 +72,8 @@ PASSING = frozenset(
 )
 #: Refusals that say that this attempt has stored nothing.
 NOTHING_STORED = frozenset({ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.LEADER_NOT_AVAILABLE})
+#: Refusals by the configuration of a topic: nothing is stored, and the same batch may pass later.
+TOO_LARGE = frozenset({ErrorCode.MESSAGE_TOO_LARGE, ErrorCode.RECORD_LIST_TOO_LARGE})
 UNKNOWN_TOPIC = frozenset({ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNOWN_TOPIC_ID})
 
 
@@ -87,6 +90,45 @@ class Batch:
     values: tuple[bytes, ...]
     sequence: int
     data: bytes
+    refusals: Refusals | None = None
+
+
+class Refusals:
+    """Tells whether a refusal, or a success, can follow from the configuration of a topic.
+
+    Made when a batch is sent, and asked when it is answered: what counts is what may have been in
+    effect in between.
+    """
+
+    def __init__(self, topic: TopicModel, size_bytes: int, *, acks: int) -> None:
+        self._settings = topic.settings
+        self._size_bytes = size_bytes
+        self._acks = acks
+        self._marks = {
+            name: topic.settings.mark(name)
+            for name in ("max_message_bytes", "segment_bytes", "min_insync_replicas")
+        }
+
+    def may_be(self, code: ErrorCode) -> bool:
+        """Whether the configuration explains the code."""
+        if code in TOO_LARGE:
+            return self._size_bytes > min(
+                *self._since("max_message_bytes"), *self._since("segment_bytes")
+            )
+        if code is ErrorCode.NOT_ENOUGH_REPLICAS:
+            return self._acks == -1 and max(self._since("min_insync_replicas")) > 1
+        return False
+
+    def must_be(self) -> str:
+        """Say why the batch cannot have been stored, if it was sent once; empty if it can."""
+        if self._size_bytes > max(self._since("max_message_bytes")):
+            return f"a batch of {self._size_bytes} bytes is larger than max.message.bytes"
+        if self._acks == -1 and min(self._since("min_insync_replicas")) > 1:
+            return "min.insync.replicas is 2"
+        return ""
+
+    def _since(self, name: str) -> list[int]:
+        return self._settings.since(name, self._marks[name])
 
 
 class ValueMaker:
@@ -99,13 +141,19 @@ class ValueMaker:
         self._count = 0
 
     def values(self, partition: PartitionModel) -> tuple[bytes, ...]:
-        """Return the values of a batch that fits into a segment."""
-        room = partition.topic.config.segment_bytes - _BATCH_OVERHEAD_BYTES
+        """Return the values of a batch that fits into a segment, and mostly is not too large."""
+        settings = partition.topic.settings
+        room = min(settings.now("segment_bytes")) - _BATCH_OVERHEAD_BYTES
+        allowed = min(settings.now("max_message_bytes")) - _BATCH_OVERHEAD_BYTES
+        if allowed < room and self._draws.random() < _HEEDFUL:
+            room = allowed
         made: list[bytes] = []
         for _ in range(self._draws.choice((1, 1, 2, 4))):
             self._count += 1
             head = b"%s/%d." % (self._name, self._count)
             size = self._draws.randint(len(head), self._world.swarm.values_bytes_max)
+            if not made:
+                size = max(min(size, room - _RECORD_OVERHEAD_BYTES), len(head))
             room -= size + _RECORD_OVERHEAD_BYTES
             if made and room < 0:
                 break
@@ -238,6 +286,7 @@ class IdempotentProducer:
                 return
         for batch in batches:
             batch.partition.send(batch.values, self._caller.wall_ms)
+            batch.refusals = Refusals(batch.partition.topic, len(batch.data), acks=-1)
         request = produce_request(
             [(batch.partition, batch.data) for batch in batches],
             acks=-1,
@@ -307,16 +356,28 @@ class IdempotentProducer:
                 raise Violation(f"I10 {self.name}: {topic} is said to be unknown")
             self.unanswered = deque(b for b in self.unanswered if b.partition.topic is not topic)
             self._to_send = deque(b for b in self._to_send if b.partition.topic is not topic)
+        elif batch.refusals is not None and batch.refusals.may_be(code):
+            self._refused(code)
         elif code not in PASSING:
             raise Violation(f"I6 {self.name} gets {code.name}: {outcome.error_message}")
         elif code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and self._is_oldest(batch):
-            if batch.partition.topic.durability is Durability.FSYNC or not self._world.had_losses:
+            if batch.partition.topic.was_always_durable or not self._world.had_losses:
                 raise Violation(
                     f"I3 {self.name} gets {outcome.error_message} for the oldest batch of"
                     f" {batch.partition} that is not acknowledged, sequence {batch.sequence}"
                 )
             self._producer_id = -1
             self._caller.close()  # and with it what is still in flight
+        else:
+            self._must_drain = True
+
+    def _refused(self, code: ErrorCode) -> None:
+        """Go on after a refusal by the topic's configuration."""
+        if code in TOO_LARGE:
+            # It will not fit next time either, and what is behind it cannot go on without it.
+            self._world.saw("too large")
+            self._producer_id = -1
+            self._caller.close()
         else:
             self._must_drain = True
 
@@ -359,11 +420,9 @@ class PlainProducer:
                 self._world.model.send_by_name(name, partition.index, values)
             else:
                 partition.send(values, self._caller.wall_ms)
-        request = produce_request(
-            [(p, batch_of(values, self._caller.wall_ms)) for p, values in batches],
-            acks=acks,
-            timeout_ms=draws.choice((1, 5_000)),
-        )
+        made = [(p, batch_of(values, self._caller.wall_ms)) for p, values in batches]
+        refusals = [Refusals(p.topic, len(data), acks=acks) for p, data in made]
+        request = produce_request(made, acks=acks, timeout_ms=draws.choice((1, 5_000)))
         sent_at = trio.current_time()
         version_max = BY_NAME_VERSION if by_name else None
         if acks == 0:
@@ -376,16 +435,22 @@ class PlainProducer:
         response = await self._caller.call(request, ProduceResponse, version_max=version_max)
         if response is None:
             return
-        for (partition, values), outcome in zip(batches, outcomes(response), strict=True):
+        for (partition, values), refusal, outcome in zip(
+            batches, refusals, outcomes(response), strict=True
+        ):
             code = ErrorCode(outcome.error_code)
             self._world.saw_refusal(code)
             if by_name:
                 self._take_by_name(partition, values, outcome, sent_at)
             elif code is ErrorCode.NONE:
+                if reason := refusal.must_be():
+                    raise Violation(f"I6 {partition} has taken what it should not: {reason}")
                 self._world.acknowledged(
                     partition, outcome.base_offset, values, self._caller.losses
                 )
-            elif code in NOTHING_STORED:
+            elif code in NOTHING_STORED or refusal.may_be(code):
+                if code in TOO_LARGE:
+                    self._world.saw("too large")
                 partition.refuse(values, code.name)
             elif code in UNKNOWN_TOPIC:
                 if not partition.topic.deletion_begun:
@@ -480,10 +545,11 @@ class EmbeddedProducer:
                         name, [Record(None, value, (), now_ms) for value in values], partition=index
                     )
                 except RequestError as error:
-                    if error.code not in PASSING | UNKNOWN_TOPIC:
+                    by_config = TOO_LARGE | {ErrorCode.NOT_ENOUGH_REPLICAS}
+                    if error.code not in PASSING | UNKNOWN_TOPIC | by_config:
                         raise Violation(f"I6 {partition} answers {error}") from error
                 except BrokerClosed:
                     return
             topic = self._world.model.incarnation(name, sent_at)
-            if offset >= 0 and topic is not None:
+            if offset >= 0 and topic is not None and index < len(topic.partitions):
                 self._world.acknowledged(topic.partitions[index], offset, values, losses)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 #: Few, so that names come back.
 NAMES = ("orders", "events", "audit", "clicks")
-_PASSING = frozenset(
+#: Refusals of changes of topics that pass.
+PASSING = frozenset(
     {
         ErrorCode.REQUEST_TIMED_OUT,
         ErrorCode.KAFKA_STORAGE_ERROR,
@@ -83,7 +84,7 @@ class TopicAdmin:
         if code is ErrorCode.TOPIC_ALREADY_EXISTS:
             return True
         if code is not ErrorCode.NONE:
-            if code not in _PASSING:
+            if code not in PASSING:
                 raise Violation(f"I6 creating {name} is answered {code.name}")
             return False
         life = self._caller.life
@@ -113,7 +114,7 @@ class TopicAdmin:
                 invariants.check_deleted(life, topic)
             return True
         self.refusal = f"{code.name}: {response.responses[0].error_message}"
-        if code not in _PASSING:
+        if code not in PASSING:
             raise Violation(f"I6 deleting {topic} is answered {self.refusal}")
         return False
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import trio
 from attrs import frozen
 
-from trio_broker.config import Durability
 from trio_broker.errors import ErrorCode
 from trio_broker.testing import invariants
 from trio_broker.testing.brokers import Ending, Life, SimulatedBroker
@@ -22,6 +21,7 @@ from trio_broker.testing.invariants import Footprint
 from trio_broker.testing.model import Model, Violation
 from trio_broker.testing.sim.network import SimInternet
 from trio_broker.testing.swarm import draw_swarm
+from trio_broker.testing.workload.altering import Alterer
 from trio_broker.testing.workload.committing import Committer
 from trio_broker.testing.workload.consuming import Consumer, EmbeddedConsumer
 from trio_broker.testing.workload.members import GroupModel, Member
@@ -162,7 +162,7 @@ class World:
         self, partition: PartitionModel, offset: int, values: tuple[bytes, ...], losses: int
     ) -> None:
         """Take note that records were acknowledged, by a life in which there were such losses."""
-        if losses != self.losses and partition.topic.durability is not Durability.FSYNC:
+        if losses != self.losses and not partition.topic.was_always_durable:
             return
         self.model.acknowledged += len(values)
         for number, value in enumerate(values):
@@ -294,6 +294,7 @@ class _Run:
         self.server = world.server
         self.troubles = Troublemaker(world)
         self.admin = TopicAdmin(world, "admin")
+        self.alterers = [Alterer(world, f"alterer-{n}") for n in range(world.swarm.alterers)]
         swarm = world.swarm
         count = world.sim.random("clients").randint
         group = GroupModel()
@@ -345,6 +346,8 @@ class _Run:
                     writers.start_soon(self._work, writer)
                 async with trio.open_nursery() as troubles:
                     troubles.start_soon(self.troubles.run)
+                    for alterer in self.alterers:
+                        troubles.start_soon(alterer.run)
                     if "delete" in world.swarm.troubles:
                         troubles.start_soon(TopicAdmin(world, "churn").churn)
                     await trio.sleep(world.swarm.seconds)
@@ -354,6 +357,8 @@ class _Run:
                 await self.troubles.see_to_it_that_it_runs()
                 await operate(self.world)
                 world.calm_since = trio.current_time()
+                for alterer in self.alterers:
+                    await alterer.settle()
                 world.over.set()
                 await self._wait_until_all_is_well()
             for caller in world.callers:
