@@ -287,6 +287,20 @@ def test_files_that_cannot_be_removed_are_tried_again(
     assert sim_bench.log.unlink_deleted_job(NOW_MS) is None
 
 
+def test_a_file_that_was_renamed_by_a_job_given_up_is_removed_too(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    """The call had hung, and came back when the deletion had been given up."""
+    fill(sim_bench, retention_bytes=2500, file_delete_delay_ms=0)
+    oldest = f"{sim_bench.directory}/{min(n for n in sim_bench.names() if n.endswith('.log'))}"
+    disk.rename(oldest, oldest + paths.DELETED_SUFFIX)
+    assert delete(sim_bench)
+    job = sim_bench.log.unlink_deleted_job(NOW_MS)
+    assert job is not None
+    run_inline(job)
+    assert not [name for name in sim_bench.names() if name.endswith(paths.DELETED_SUFFIX)]
+
+
 def test_a_clock_that_jumps_back_does_not_put_off_the_removal_of_files(bench: Bench) -> None:
     fill(bench, retention_bytes=2500, file_delete_delay_ms=1000)
     assert delete(bench, NOW_MS + 3_600_000)

@@ -127,6 +127,9 @@ def delete_segments_job(plan: DeletionPlan) -> Job[DeletionPlan]:
         path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
         try:
             yield files.fs.rename, (path, path + paths.DELETED_SUFFIX)
+        except FileNotFoundError:
+            # By a job that was given up when this call hung, and came back after that.
+            plan.deleted_paths.append(path + paths.DELETED_SUFFIX)
         except OSError:
             plan.deleted_paths.append(path)  # to be unlinked under the name it has
         else:
