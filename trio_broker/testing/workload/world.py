@@ -388,6 +388,7 @@ class _Run:
         assert world.before is not None and server.life is not None
         self.admin.close()
         await trio.sleep(HOUSEKEEPING_SECONDS)
+        await wait_until_logs_rest(server.life)
         invariants.audit(world.model, server.life, is_start=False)
         invariants.check_quiet(server.life, world.before, clients=0)
         invariants.check_retention(world.model, server.life)
@@ -406,3 +407,12 @@ class _Run:
         world.cut_power()
         await world.start()
         await world.stop()
+
+
+async def wait_until_logs_rest(life: Life) -> None:
+    """Wait for a moment in which no job of retention is under way.
+
+    During one, files have their new names already, and the log says what it said before.
+    """
+    while any(shard.changes.locked() for each in life.state.log_dirs for shard in each.shards):  # noqa: ASYNC110
+        await trio.sleep(_LOOK_SECONDS)
