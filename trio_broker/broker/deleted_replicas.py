@@ -63,11 +63,9 @@ class DeletedReplicas:
         except (StuckIO, SyncFailed) as fault:
             log_dir.fail(fault)
             raise
-        self.names += [
-            name
-            for name in (paths.deleted_name(replica) for replica in replicas)
-            if name not in failures and name not in self.names
-        ]
+        moved = dict.fromkeys(map(paths.deleted_name, replicas))
+        known = failures.keys() | self.names
+        self.names += [name for name in moved if name not in known]
         self.tell()
         for error in failures.values():
             log_dir.removal_failed(error)

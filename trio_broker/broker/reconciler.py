@@ -39,6 +39,9 @@ logger = logging.getLogger("trio_broker.reconciler")
 #: is looked at first after, and then at least every so many seconds.
 FIRST_LOOK_SECONDS = 0.01
 LAST_LOOK_SECONDS = 1.0
+#: Logs opened with one job of the lane: each job costs two turns of the event loop, and keeps the
+#: shard's commits waiting.
+OPENED_TOGETHER = 32
 #: A system call that takes longer is worth mentioning.
 STUCK_SECONDS = 1.0
 
@@ -256,18 +259,21 @@ class Reconciler:
             except (StorageError, OSError) as error:
                 shard.log_dir.write_failed(error)
                 opening = shard.log_dir.recovering  # makes what is missing, or says why not
-        for partition in partitions:
-            routed = self._state.router.by_id.get(partition.topic_id)
-            if routed is None or partition.topic_partition in shard.replicas:
-                continue
-            replica = Replica(
-                shard=shard,
-                topic=routed,
-                topic_partition=partition.topic_partition,
-                leader_epoch=partition.leader_epoch,
-            )
-            routed.place(partition.partition, replica)
-            await shard.start_replica(replica, opening)
+        for first in range(0, len(partitions), OPENED_TOGETHER):
+            replicas = []
+            for partition in partitions[first : first + OPENED_TOGETHER]:
+                routed = self._state.router.by_id.get(partition.topic_id)
+                if routed is None or partition.topic_partition in shard.replicas:
+                    continue
+                replica = Replica(
+                    shard=shard,
+                    topic=routed,
+                    topic_partition=partition.topic_partition,
+                    leader_epoch=partition.leader_epoch,
+                )
+                routed.place(partition.partition, replica)
+                replicas.append(replica)
+            await shard.start_replicas(replicas, opening)
 
     def _shard_of(self, partition: PartitionState) -> Shard | None:
         assignment = partition.replica_on(self._broker_id)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import trio
 
-from trio_broker.broker.group_commit import PlannedCommit, commit_job, why_refused
 from trio_broker.broker.replica import Replica, ReplicaState
+from trio_broker.broker.shard_jobs import PlannedCommit, commit_job, in_turn, open_job, why_refused
 from trio_broker.broker.shard_upkeep import ShardUpkeep
-from trio_broker.broker.supervise import Backoff, contained, described
+from trio_broker.broker.supervise import Backoff, described
 from trio_broker.config import INT32_MAX, Durability
 from trio_broker.errors import (
     AppendFailed,
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     Opening: TypeAlias = Callable[[Replica], Job[Log]]
 
 logger = logging.getLogger("trio_broker.shard")
+
+#: Replicas closed before others get a turn.
+REPLICAS_PER_TURN = 64
 
 P = ParamSpec("P")
 
@@ -379,21 +382,26 @@ class Shard(ShardUpkeep):
 
     # Replicas.
 
-    async def start_replica(self, replica: Replica, opening: Opening) -> None:
-        """Open a replica's log on the lane and start its task.
+    async def start_replicas(self, replicas: Sequence[Replica], opening: Opening) -> None:
+        """Start the tasks of some replicas, and open their logs with one job of the lane.
 
-        A log that cannot be opened leaves its replica offline, not the shard. While the shard
-        waits to run again after a fault, the replica is offline until then.
+        A log that cannot be opened leaves its replica offline, not the others or the shard. While
+        the shard waits to run again after a fault, the replicas are offline until then.
         """
-        self.replicas[replica.topic_partition] = replica
-        self.log_dir.supervisor.expect(replica.boundary)
-        if self._nursery is None:
-            replica.go_offline(f"shard {self.name} is not running")
-            return
-        await self._nursery.start(self._live, replica)
-        await self._open(replica, opening)
+        for replica in replicas:
+            self.replicas[replica.topic_partition] = replica
+            self.log_dir.supervisor.expect(replica.boundary)
+            if self._nursery is None:
+                replica.go_offline(f"shard {self.name} is not running")
+            else:
+                self._nursery.start_soon(self._live, replica)
+        await self._open(
+            [each for each in replicas if each.state is ReplicaState.STARTING], opening
+        )
 
-    async def _live(self, replica: Replica, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _live(
+        self, replica: Replica, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         try:
             await self.log_dir.supervisor.absorb(
                 replica.boundary, partial(replica.live, task_status=task_status)
@@ -402,24 +410,33 @@ class Shard(ShardUpkeep):
             if replica.state is ReplicaState.CLOSED:
                 self.replicas.pop(replica.topic_partition, None)
 
-    async def _open(self, replica: Replica, opening: Opening) -> None:
-        await self.attempt(replica, self._open_log, opening)
-
-    async def _open_log(self, replica: Replica, opening: Opening) -> None:
+    async def _open(self, replicas: Sequence[Replica], opening: Opening) -> None:
+        jobs: dict[Replica, Job[Log]] = {}
+        for replica in replicas:
+            self._attempt_now(replica, [], lambda each: jobs.update({each: opening(each)}), replica)
+        results: list[Log | Exception] = []
         try:
-            log = await self.lane.run(opening(replica))
-        except CorruptLog as error:
+            await self.lane.run(open_job(list(jobs.values()), results))
+        except StuckIO as error:
+            results += [error] * (len(jobs) - len(results))
+        for replica, result in zip(jobs, results, strict=True):
+            self._attempt_now(replica, [], self._settle_opening, replica, result)
+
+    def _settle_opening(self, replica: Replica, result: Log | Exception) -> None:
+        """Serve from a log that was opened, or judge why it was not."""
+        if isinstance(result, CorruptLog):
             # Acknowledged data is damaged: opening again would find the same.
-            logger.error("%s stays offline: %s", replica, error)
-            replica.go_offline(str(error))
-        except (StorageError, OSError) as error:
-            self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {error}")
+            logger.error("%s stays offline: %s", replica, result)
+            replica.go_offline(str(result))
+        elif isinstance(result, StorageError | OSError):
+            self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {result}")
+        elif isinstance(result, Exception):
+            raise result  # a bug; the boundary of the replica stops it
+        elif replica.is_closing:
+            result.close_files()  # deleted while it was being opened
         else:
-            if replica.is_closing:
-                log.close_files()  # deleted while it was being opened
-            else:
-                replica.go_online(log)
-                self.housekeeper.look_at(replica)
+            replica.go_online(result)
+            self.housekeeper.look_at(replica)
 
     async def attempt(
         self,
@@ -456,7 +473,7 @@ class Shard(ShardUpkeep):
         async with self.changes:
             if replica.state is ReplicaState.OFFLINE and not self.log_dir.is_failed:
                 replica.release_log()
-                await self._open(replica, self.log_dir.recovering)
+                await self._open([replica], self.log_dir.recovering)
 
     async def bring_back(self) -> None:
         """Put offline replicas back into service, now that their disk works again.
@@ -472,7 +489,7 @@ class Shard(ShardUpkeep):
                     continue
                 if not replica.has_log or not replica.log.is_broken:
                     replica.release_log()
-                    await self._open(replica, self.log_dir.recovering)
+                    await self._open([replica], self.log_dir.recovering)
                 elif replica.topic.durability is Durability.FSYNC:
                     await self._seal(replica)
                 else:
@@ -542,7 +559,7 @@ class Shard(ShardUpkeep):
         async with self.changes:
             logs = [replica.log for replica in replicas if replica.has_log]
             try:
-                await self.lane.run(_in_turn([log.close_job() for log in logs], failures))
+                await self.lane.run(in_turn([log.close_job() for log in logs], failures))
             finally:
                 for log in logs:
                     self.tell_unlinked(log.last_unlinked)
@@ -565,21 +582,12 @@ class Shard(ShardUpkeep):
         Cancellation: tasks may still be ending, and close what is left.
         """
         async with self.changes:
-            for replica in replicas:
+            for number, replica in enumerate(replicas, start=1):
                 self._unflushed.pop(replica, None)
                 replica.release_log()
                 replica.scope.cancel()
+                if number % REPLICAS_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
         if self._nursery is not None:
             for replica in replicas:
                 await replica.wait_ended()
-
-
-def _in_turn(jobs: Sequence[Job[None]], failures: list[Exception]) -> Job[None]:
-    """Run several jobs in one go, all of them even if one fails; collect the failures.
-
-    Raises:
-        StuckIO: see `contained`.
-    """
-    for job in jobs:
-        if (failure := (yield from contained(job))) is not None:
-            failures.append(failure)

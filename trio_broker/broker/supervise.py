@@ -197,19 +197,18 @@ class Supervisor:
             rest.last_cause = record.last_cause
 
 
-def contained(job: Job[None]) -> Job[Exception | None]:
-    """Run a job to its end and return the fault it ended with, for jobs that share a lane job.
+def contained(job: Job[R]) -> Job[R | Exception]:
+    """Run a job to its end; return its result or its fault, for jobs that share a lane job.
 
     Raises:
         StuckIO: a call came back after its deadline; nobody waits for the rest any more.
     """
     try:
-        yield from job
+        return (yield from job)
     except StuckIO:
         raise
     except Exception as fault:
         return fault
-    return None
 
 
 def described(fault: BaseException) -> str:

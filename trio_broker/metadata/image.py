@@ -11,6 +11,7 @@ Made by the controller (which applies what it committed), read by every handler.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -464,12 +465,18 @@ def _split_partition_key(key: str) -> tuple[TopicId, int]:
 
 def _parse_uuid(key: str, text: str) -> UUID:
     try:
-        parsed = UUID(text)
+        parsed, canonical_text = _uuid_and_text(text)
     except ValueError as error:
         raise CorruptMetadata(f"metadata key {key!r} holds no topic id") from error
-    if str(parsed) != text:
+    if canonical_text != text:
         raise CorruptMetadata(f"metadata key {key!r} is not in canonical form")
     return parsed
+
+
+@lru_cache(maxsize=64)  # the keys of all partitions of a topic begin with its id
+def _uuid_and_text(text: str) -> tuple[UUID, str]:
+    parsed = UUID(text)
+    return parsed, str(parsed)
 
 
 def _parse_number(key: str, text: str) -> int:

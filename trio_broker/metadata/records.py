@@ -11,6 +11,7 @@ Used by `image` (reading) and `decisions` (writing). Text in, text out: no store
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
@@ -202,11 +203,17 @@ def _exactly(kind: type) -> Any:
     return structure
 
 
+@lru_cache(maxsize=1024)
+def _uuid(text: str) -> UUID:
+    """Return an id. It is the same object for each of the many replicas in one directory."""
+    return UUID(text)
+
+
 def _build_converter() -> Any:
     converter = make_converter(forbid_extra_keys=True)
     for kind in (int, str, bool):
         converter.register_structure_hook(kind, _exactly(kind))
-    converter.register_structure_hook(UUID, lambda value, _: UUID(value))
+    converter.register_structure_hook(UUID, lambda value, _: _uuid(value))
     converter.register_unstructure_hook(UUID, str)
     return converter
 
@@ -216,6 +223,10 @@ _converter = _build_converter()
 
 def encode_record(record: attrs.AttrsInstance) -> bytes:
     """Return the value to store for `record`."""
+    return _encode_partition(record) if isinstance(record, PartitionRecord) else _encode(record)
+
+
+def _encode(record: attrs.AttrsInstance) -> bytes:
     fields: dict[str, object] = {"v": type(record).version}  # type: ignore[attr-defined]
     fields |= _converter.unstructure(record)
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
@@ -228,6 +239,15 @@ def decode_record(kind: type[R], key: str, value: bytes) -> R:
         FormatTooNew: a newer version of this package wrote it.
         CorruptMetadata: it is not a value this package could have written.
     """
+    if kind is PartitionRecord:
+        try:
+            return _decode_partition(value)
+        except (CorruptMetadata, FormatTooNew):
+            pass  # said below, with the key
+    return _decode(kind, key, value)
+
+
+def _decode(kind: type[R], key: str, value: bytes) -> R:
     try:
         fields = json.loads(value)
     except ValueError as error:
@@ -245,3 +265,16 @@ def decode_record(kind: type[R], key: str, value: bytes) -> R:
         faults = "; ".join(transform_error(error, path=key))
         raise CorruptMetadata(f"metadata {faults}") from error
     return record
+
+
+# The partitions of a topic differ in their keys; of their values there are few.
+
+
+@lru_cache(maxsize=1024)
+def _encode_partition(record: PartitionRecord) -> bytes:
+    return _encode(record)
+
+
+@lru_cache(maxsize=1024)
+def _decode_partition(value: bytes) -> PartitionRecord:
+    return _decode(PartitionRecord, "of a partition", value)

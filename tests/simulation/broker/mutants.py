@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from trio_broker.broker.append_slot import AppendSlot
-    from trio_broker.broker.group_commit import PlannedCommit
+    from trio_broker.broker.shard_jobs import PlannedCommit
     from trio_broker.group.commands import GroupDecision
     from trio_broker.host.interface import Job
     from trio_broker.storage.upkeep import LogSummary, LogUpkeep

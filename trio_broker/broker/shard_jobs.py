@@ -1,7 +1,7 @@
-"""What one group commit of a shard's writer is made of: a part for each replica, and one lane job.
+"""What several replicas of a shard do with one lane job: commit, open their logs, close them.
 
-A part that fails, whatever the reason, leaves the others alone: `commit_job` returns its fault as a
-value, for the writer to judge.
+A part that fails, whatever the reason, leaves the others alone: its fault is returned as a value,
+for the shard to judge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.replica import Replica
     from trio_broker.errors import AppendFailed
     from trio_broker.host.interface import Job, Space
-    from trio_broker.storage.log import AppendPlan
+    from trio_broker.storage.log import AppendPlan, Log
 
 
 class PlannedCommit:
@@ -53,6 +53,29 @@ def commit_job(commits: Sequence[PlannedCommit]) -> Job[list[Exception | None]]:
         part = commit.log.append_job(commit.plan, sync=commit.sync)
         results.append((yield from contained(part)))
     return results
+
+
+def open_job(jobs: Sequence[Job[Log]], results: list[Log | Exception]) -> Job[None]:
+    """Open logs one after the other.
+
+    Args:
+        jobs: what opens them.
+        results: grows with what each has come to. If a call hangs for too long, those before it are
+            there, and nothing is added any more.
+    """
+    for job in jobs:
+        results.append((yield from contained(job)))
+
+
+def in_turn(jobs: Sequence[Job[None]], failures: list[Exception]) -> Job[None]:
+    """Run several jobs in one go, all of them even if one fails; collect the failures.
+
+    Raises:
+        StuckIO: see `contained`.
+    """
+    for job in jobs:
+        if (failure := (yield from contained(job))) is not None:
+            failures.append(failure)
 
 
 def why_refused(error: AppendFailed, size_bytes: int, space: Space | None) -> str:
