@@ -7,7 +7,7 @@ import errno
 import pytest
 import trio
 
-from tests.broker.harness import World, failing, make_batch, produce_request, simulated
+from tests.broker.harness import World, failing, make_batch, produce_request, simulated, slow
 from tests.broker.retained import eventually
 from trio_broker import ErrorCode
 from trio_broker.broker.replica import ReplicaState
@@ -91,3 +91,27 @@ async def test_a_replica_that_came_online_on_a_failed_disk_is_brought_back_too(
             await eventually(lambda: not replica.refusal)
             answer = await client.produce(make_batch(b"2"))
             assert (answer.error_code, answer.base_offset) == (0, 1)
+
+
+@simulated
+async def test_a_replica_that_is_deleted_while_it_is_brought_back_stays_deleted(
+    world: World,
+) -> None:
+    """Online again, but without a log, it made housekeeping stumble."""
+    async with world.running() as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("orders", configs={"retention.ms": "60000"})
+        replica = run.replica("orders")
+        name = paths.replica_name(replica.topic_partition)
+        async with world.connect() as client:
+            assert (await client.produce(make_batch(b"1"))).error_code == 0
+            with failing("sync", name):
+                answer = await client.produce(make_batch(b"2"))
+                assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+        assert replica.log.is_broken
+        with slow(name, 3.0):
+            await eventually(replica.shard.changes.locked)
+            await trio.sleep(1)  # it is being sealed
+            await run.broker.delete_topic("orders")
+        assert replica.state is ReplicaState.CLOSED
+        assert not replica.has_log

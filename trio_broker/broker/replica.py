@@ -139,7 +139,7 @@ class Replica:
 
     def __repr__(self) -> str:
         text = f"<Replica {self.topic.name}-{self.partition} {self.state.value}"
-        if self.state is ReplicaState.ONLINE:
+        if self.state is ReplicaState.ONLINE and self.has_log:
             text += (
                 f" epoch={self.leader_epoch} start={self.log.log_start_offset}"
                 f" leo={self.log.log_end_offset} hw={self.high_watermark}"

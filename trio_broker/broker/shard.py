@@ -504,6 +504,8 @@ class Shard(ShardUpkeep):
             self.log_dir.fail(error)
             return
         log.apply_seal()
+        if replica.is_closing:
+            return  # deleted while it was being sealed: who closes it lets go of the log
         replica.go_online(log)
         self.housekeeper.look_at(replica)
         replica.wake_waiters()
