@@ -171,7 +171,8 @@ def _audit_partition(
         raise Violation(
             f"I1 {partition} ends at {end}: {len(lost)} records from offset {min(lost)} on are lost"
         )
-    batches = list(read_log(tree, log.directory, start, end))
+    is_changing = replica.shard.changes.locked()
+    batches = list(read_log(tree, log.directory, start, end, is_changing=is_changing))
     _check_order(partition, batches)
     records = [
         StoredRecord(record.offset, record.value or b"")
@@ -196,7 +197,12 @@ def _audit_partition(
 
 
 def read_log(
-    tree: Mapping[str, bytes | None], directory: str, start: int, end: int
+    tree: Mapping[str, bytes | None],
+    directory: str,
+    start: int,
+    end: int,
+    *,
+    is_changing: bool = False,
 ) -> Iterator[tuple[BatchHeader, memoryview]]:
     """Yield the batches of a log that hold offsets from `start` to `end`, as they are on disk.
 
@@ -205,15 +211,22 @@ def read_log(
         directory: of the replica.
         start: its start offset.
         end: its end offset; what comes behind it was never published.
+        is_changing: segments may be about to be deleted, which is not published yet: their files
+            have their other name already.
 
     Raises:
         Violation: there is something else between them than batches, one after the other.
     """
     # Empty files are made for what is then taken back, and may come back after a power cut.
     names = [path for path in tree if posixpath.dirname(path) == directory and tree[path]]
-    bases = paths.offsets_of(map(posixpath.basename, names), paths.LOG_SUFFIX)
+    of_base = {}
+    for suffix in (paths.LOG_SUFFIX + paths.DELETED_SUFFIX, paths.LOG_SUFFIX):
+        if is_changing or suffix == paths.LOG_SUFFIX:
+            for base in paths.offsets_of(map(posixpath.basename, names), suffix):
+                of_base[base] = f"{directory}/{paths.offset_name(base, suffix)}"
+    bases = sorted(of_base)
     for base, next_base in zip(bases, [*bases, end][1:], strict=False):
-        data = tree[f"{directory}/{paths.offset_name(base, paths.LOG_SUFFIX)}"]
+        data = tree[of_base[base]]
         assert data is not None
         try:
             for header, batch in iterate_batches(data):
