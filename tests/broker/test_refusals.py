@@ -7,6 +7,7 @@ import errno
 import pytest
 import trio
 
+from tests.broker.admin_calls import alter
 from tests.broker.harness import World, failing, make_batch, produce_request, simulated, slow
 from tests.broker.retained import eventually
 from trio_broker import ErrorCode
@@ -43,6 +44,24 @@ async def test_a_refused_first_batch_is_not_overtaken_when_the_replica_is_back(
             assert answer.error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
             assert (await client.produce(first)).error_code == 0
             assert (await client.produce(second)).error_code == 0
+
+
+@simulated
+async def test_a_first_batch_that_found_too_few_replicas_is_not_overtaken(world: World) -> None:
+    """Between the two of them the topic is altered, so that only the second one may be stored."""
+    first, second = (
+        make_batch(b"%d" % n, producer_id=7, producer_epoch=0, base_sequence=n) for n in range(2)
+    )
+    async with world.running() as run:
+        await run.broker.create_topic("orders", configs={"min.insync.replicas": "2"})
+        async with world.connect() as client:
+            answer = await client.produce(first, acks=-1)
+            assert answer.error_code == ErrorCode.NOT_ENOUGH_REPLICAS
+            await alter(client, "orders", {"min.insync.replicas": "1"})
+            answer = await client.produce(second, acks=-1)
+            assert answer.error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+            assert (await client.produce(first, acks=-1)).error_code == 0
+            assert (await client.produce(second, acks=-1)).error_code == 0
 
 
 @simulated

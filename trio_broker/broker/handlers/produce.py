@@ -171,7 +171,8 @@ def start_produce(
     for topic in parsed.topics:
         slots = request.begin_topic(topic)
         routed, fault = _route(state, topic, by_id=header.api_version >= TOPIC_ID_VERSION)
-        fault = general_fault or fault or _replication_fault(routed, parsed.acks)
+        fault = general_fault or fault
+        too_few = _replication_fault(routed, parsed.acks)
         for index, start, end in topic.partitions:
             request.open_slot()
             span = frame[start:end] if start >= 0 else frame[:0]
@@ -180,6 +181,10 @@ def start_produce(
             if fault is not None or routed is None:
                 code, message = fault or (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, None)
                 slot.refuse(code, message)
+                continue
+            if too_few is not None:
+                _refuse_sequence(state, routed, index, span, header.api_version)
+                slot.refuse(*too_few)
                 continue
             _queue_batch(state, slot, routed, index, span, header.api_version, keep_spans)
             if slot.replica is not None and not slot.replica.shard.has_room:
@@ -224,6 +229,20 @@ def _replication_fault(topic: RoutedTopic | None, acks: int) -> tuple[ErrorCode,
         wanted = topic.config.min_insync_replicas
         return ErrorCode.NOT_ENOUGH_REPLICAS, f"min.insync.replicas is {wanted}, 1 is in sync"
     return None
+
+
+def _refuse_sequence(
+    state: BrokerState, topic: RoutedTopic, index: int, span: memoryview, version: int
+) -> None:
+    """Take note of a batch that is refused and may be sent again: none is to overtake it."""
+    replica = topic.replica(index)
+    if replica is None or replica.is_closing:
+        return
+    verdict = check_batch(state, topic, span, version)
+    if isinstance(verdict, BatchHeader) and not replica.shard.has_queued(
+        replica, verdict.producer_id
+    ):
+        replica.refuse_sequence(verdict)
 
 
 def _queue_batch(
