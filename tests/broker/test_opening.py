@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import errno
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
 import trio
 
-from tests.broker.harness import World, simulated, slow
+from tests.broker.harness import (
+    World,
+    fetch_request,
+    make_batch,
+    produce_request,
+    simulated,
+    slow,
+)
 from tests.broker.test_isolation import (
     ONE_SHARD,
     SUSPECT,
@@ -20,6 +28,7 @@ from tests.broker.test_isolation import (
     produce_everywhere,
     wait_online,
 )
+from trio_broker import ErrorCode
 from trio_broker.broker.log_dir import LogDir
 from trio_broker.broker.replica import ReplicaState
 from trio_broker.errors import CorruptLog
@@ -111,3 +120,29 @@ async def test_a_hung_call_while_logs_are_opened_costs_those_behind_it_a_second_
             async with world.connect() as client:
                 await produce_everywhere(client)
             assert [replica.log.log_end_offset for replica in replicas] == [2] * ONE_SHARD
+
+
+@simulated
+async def test_partitions_that_are_still_to_be_started_are_known_and_not_there_yet(
+    world: World,
+) -> None:
+    """To say that there is no such partition would contradict the metadata that named it."""
+    async with world.running() as run, trio.open_nursery() as nursery:
+        with slow("/data/logs", 2.0):
+            nursery.start_soon(partial(run.broker.create_topic, "orders", partitions=ONE_SHARD))
+            with trio.fail_after(10):
+                while "orders" not in run.state.router.by_name:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            async with world.connect() as client:
+                for index in range(ONE_SHARD):
+                    answer = await client.call(produce_request(make_batch(), partition=index), 9)
+                    part = answer.responses[0].partition_responses[0]
+                    assert part.error_code == ErrorCode.LEADER_NOT_AVAILABLE
+                    read = await client.call(fetch_request(partition=index), 12)
+                    assert read.responses[0].partitions[0].error_code == (
+                        ErrorCode.LEADER_NOT_AVAILABLE
+                    )
+        async with world.connect() as client:
+            for replica in run.state.router.replicas():
+                await wait_online(replica, 60)
+            await produce_everywhere(client)

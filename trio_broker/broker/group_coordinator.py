@@ -250,7 +250,7 @@ class GroupCoordinator:
             if routed is None:
                 what = f"cannot create {OFFSETS_TOPIC_NAME}: {result.message}"
                 self._state.paced(logger).log(logging.ERROR, "create", what)
-            elif None not in routed.replicas:  # else they are still being made: whoever asks next
+            elif routed.is_made:  # else whoever asks next
                 await self._take_over(routed)
 
     async def _take_over(self, routed: RoutedTopic) -> None:

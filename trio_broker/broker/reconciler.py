@@ -232,7 +232,8 @@ class Reconciler:
                 self._state.router.remove(routed)
 
     async def _start(self, partitions: Sequence[PartitionState], *, fresh: bool) -> None:
-        by_shard: dict[Shard, list[PartitionState]] = {}
+        """Start replicas. Requests find all of them at once, and are told to wait until then."""
+        by_shard: dict[Shard, list[Replica]] = {}
         for partition in partitions:
             shard = self._shard_of(partition)
             if shard is None:
@@ -242,38 +243,35 @@ class Reconciler:
                     partition.partition,
                 )
                 continue
-            by_shard.setdefault(shard, []).append(partition)
+            routed = self._state.router.by_id.get(partition.topic_id)
+            if routed is None or partition.topic_partition in shard.replicas:
+                continue
+            replica = Replica(
+                shard=shard,
+                topic=routed,
+                topic_partition=partition.topic_partition,
+                leader_epoch=partition.leader_epoch,
+            )
+            routed.place(partition.partition, replica)
+            by_shard.setdefault(shard, []).append(replica)
         async with trio.open_nursery() as nursery:
             for shard, mine in by_shard.items():
                 nursery.start_soon(partial(self._start_in_turn, shard, mine, fresh=fresh))
 
     async def _start_in_turn(
-        self, shard: Shard, partitions: Sequence[PartitionState], *, fresh: bool
+        self, shard: Shard, replicas: Sequence[Replica], *, fresh: bool
     ) -> None:
         opening = shard.log_dir.opening
         if fresh:
             opening = shard.log_dir.creating
-            wanted = [partition.topic_partition for partition in partitions]
+            wanted = [replica.topic_partition for replica in replicas]
             try:
                 await shard.lane.run(shard.log_dir.make_directories(wanted))
             except (StorageError, OSError) as error:
                 shard.log_dir.write_failed(error)
                 opening = shard.log_dir.recovering  # makes what is missing, or says why not
-        for first in range(0, len(partitions), OPENED_TOGETHER):
-            replicas = []
-            for partition in partitions[first : first + OPENED_TOGETHER]:
-                routed = self._state.router.by_id.get(partition.topic_id)
-                if routed is None or partition.topic_partition in shard.replicas:
-                    continue
-                replica = Replica(
-                    shard=shard,
-                    topic=routed,
-                    topic_partition=partition.topic_partition,
-                    leader_epoch=partition.leader_epoch,
-                )
-                routed.place(partition.partition, replica)
-                replicas.append(replica)
-            await shard.start_replicas(replicas, opening)
+        for first in range(0, len(replicas), OPENED_TOGETHER):
+            await shard.start_replicas(replicas[first : first + OPENED_TOGETHER], opening)
 
     def _shard_of(self, partition: PartitionState) -> Shard | None:
         assignment = partition.replica_on(self._broker_id)

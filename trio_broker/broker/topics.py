@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from trio_broker.broker.replica import ReplicaState
 from trio_broker.broker.request_counters import TopicTraffic
 from trio_broker.config import INT64_MAX, TimestampType
 from trio_broker.storage.pressure import gives_way
@@ -70,6 +71,14 @@ class RoutedTopic:
         """Take over for which configs a value was set, rather than left to the broker."""
         self.gives_way = gives_way(explicit_configs, is_internal=self.is_internal)
         self.rolls_early = self.gives_way and "segment.bytes" not in explicit_configs
+
+    @property
+    def is_made(self) -> bool:
+        """Whether all its partitions are here, and each has been opened once, or tried to be."""
+        return all(
+            replica is not None and replica.state is not ReplicaState.STARTING
+            for replica in self.replicas
+        )
 
     def replica(self, partition: int) -> Replica | None:
         """Return the replica of a partition, or None if there is no such partition here."""
