@@ -22,6 +22,8 @@ from tests.support.waiting import wait_until
 
 SERVER_CPUS = (0,)
 CLIENT_CPUS = (1,)
+#: What a client and its queue take at most.
+CLIENT_BYTES = 512 << 20
 
 _KAFKA_PROPERTIES = """
 process.roles=broker,controller
@@ -66,8 +68,10 @@ def warm_memory(directory: Path, size_bytes: int) -> None:
 
     A virtual machine may get its memory from the host only when it touches it, and give it back
     soon after it was freed. Whoever writes then pays for the host's work too, sometimes more than
-    for all its own. Memory that was used a moment ago is there, so all measurements begin so.
+    for all its own. Memory that was used a moment ago is there, so all measurements begin so. The
+    client takes some of it for its queue.
     """
+    size_bytes += CLIENT_BYTES
     path = directory / "warm"
     piece = bytes(1 << 20)
     with path.open("wb", buffering=0) as file:
