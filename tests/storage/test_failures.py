@@ -148,6 +148,46 @@ def test_a_failed_fsync_is_never_repeated_and_the_log_goes_on_in_a_new_segment(
     assert sim_bench.append(lost) == [Duplicate(1, -1)]
 
 
+@pytest.mark.parametrize("durability", [Durability.OS, Durability.INTERVAL])
+def test_what_a_log_acknowledged_before_it_broke_is_durable_after_an_orderly_stop(
+    sim_bench: Bench, disk: SimFileSystem, durability: Durability
+) -> None:
+    """A stop promises that the machine may be switched off, whatever acknowledgements mean."""
+    sim_bench.durability = durability
+    sim_bench.config = SMALL
+    log = sim_bench.open()
+    sim_bench.fill(12)
+    expected = sim_bench.read_all()
+    fail_call(disk, "truncate")
+    fail_call(disk, "write_at")
+    with pytest.raises(AppendFailed):
+        sim_bench.append(batch([b"refused"]))
+    assert log.is_broken
+    run_inline(log.close_job())
+    assert log.clean_summary is None
+    sim_bench.crash()
+    sim_bench.fs = disk.crash()
+    sim_bench.open()
+    assert sim_bench.read_all() == expected
+
+
+def test_a_log_that_a_failed_fsync_broke_is_not_synced_once_more_at_the_stop(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    """That would succeed, and mean nothing."""
+    sim_bench.durability = Durability.OS
+    log = sim_bench.open()
+    sim_bench.fill(2)
+    fail_call(disk, "sync")
+    with pytest.raises(SyncFailed):
+        run_inline(log.flush_job())
+    log.mark_broken()
+    synced = disk.count_calls()["sync"]
+    run_inline(log.close_job())
+    assert log.clean_summary is None
+    assert disk.count_calls()["sync"] == synced
+
+
 def test_sealing_a_first_segment_of_which_nothing_is_durable(
     sim_bench: Bench, disk: SimFileSystem
 ) -> None:

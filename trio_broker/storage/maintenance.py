@@ -18,7 +18,7 @@ from trio_broker.storage.index import index_paths, write_index_files
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_broker.host.interface import File, Job
+    from trio_broker.host.interface import File, FileInfo, Job
     from trio_broker.storage.files import ReplicaFiles
     from trio_broker.storage.retention import DeletionReason
     from trio_broker.storage.segment import LogPoint, Segment
@@ -84,6 +84,17 @@ def flush_job(plan: FlushPlan) -> Job[None]:
     yield from sync_segments(files, plan.segments)
     if plan.must_sync_names:
         yield from jobs.sync_directory(files.fs, files.directory)
+
+
+def flush_broken_job(plan: FlushPlan) -> Job[None]:
+    """Make everything that a log has published durable, although nothing may be appended to it.
+
+    Not after a failed fsync: a second one would succeed and mean nothing.
+    """
+    files = plan.files
+    note: FileInfo | None = yield files.fs.stat, (files.path(paths.SYNC_FAILED_NAME),)
+    if note is None:
+        yield from flush_job(plan)
 
 
 def nothing_job() -> Job[None]:

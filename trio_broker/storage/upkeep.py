@@ -420,14 +420,17 @@ class LogUpkeep:
         """Make everything durable and set `clean_summary`; then call `close_files`.
 
         No append may be under way or come after. A broken log gets no summary, and so is recovered
-        by the next start.
+        by the next start; what was acknowledged before it broke is made durable all the same,
+        unless it broke because that has failed.
 
         Raises:
             SyncFailed, AppendFailed, OSError: there is no summary.
         """
-        if self._is_broken or self._is_closed:
+        if self._is_closed:
             return maintenance.nothing_job()
         flush = self._plan_flush()
+        if self._is_broken:
+            return noting_failed_sync(self._files, maintenance.flush_broken_job(flush))
         checkpoint = self._plan_checkpoint(flush, self._log_start_offset, 0, None)
         state, producers = checkpoint.state, checkpoint.producers
         unchecked_bytes = self._row.appended_bytes - self._checkpointed_bytes
