@@ -208,7 +208,9 @@ async def test_two_brokers_in_one_process_share_what_it_may_have(tmp_path: Path)
             assert sum(b.reserved + b.files_max + b.connections_max for b in shares) <= (
                 600 - alone.taken
             )
-            assert shares[0].files_max == shares[1].files_max < alone.files_max
+            files = [share.files_max for share in shares]
+            assert max(files) - min(files) <= 1, "an odd one is somebody's"
+            assert max(files) < alone.files_max
             assert shares[0].taken == shares[1].taken == alone.taken, "nobody counts twice"
             assert first._state.segment_cache is not None
             assert first._state.segment_cache.files_max == shares[0].files_max
