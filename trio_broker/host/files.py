@@ -191,7 +191,7 @@ class RealFile:
         except (OSError, StuckIO):
             return None  # read_at will say why
         # One buffer, filled once and handed on as it is: a `bytes` would cost another copy.
-        content: bytearray | memoryview = bytearray()
+        content: bytearray | memoryview
         if length < BUFFER_SIZES_BYTES[0]:
             content = bytearray(length)
         else:
