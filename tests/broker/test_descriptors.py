@@ -201,6 +201,7 @@ async def test_two_brokers_in_one_process_share_what_it_may_have(tmp_path: Path)
     def with_limit() -> Host:  # as two parts of a program make theirs, each without the other
         return attrs.evolve(real_host(), descriptors_max=600)
 
+    others = list(real_host().descriptor_leases._leases)  # of brokers that other tests share
     async with open_broker(config("a"), host=with_limit()) as first:
         [alone] = budgets_of(first)
         async with open_broker(config("b"), host=with_limit()) as second:
@@ -221,7 +222,7 @@ async def test_two_brokers_in_one_process_share_what_it_may_have(tmp_path: Path)
                     pytest.fail("there is no room for it")
             assert budgets_of(first, second) == shares
         assert budgets_of(first) == [alone], "it is given back"
-    assert not real_host().descriptor_leases._leases
+    assert real_host().descriptor_leases._leases == others
 
 
 async def test_files_that_are_too_many_are_closed_when_another_broker_comes(
