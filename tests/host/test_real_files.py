@@ -216,6 +216,34 @@ def test_a_filesystem_that_cannot_is_asked_only_once(
 # Faults
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: LINUX'S FSYNC")
+def test_a_sync_that_succeeded_on_a_failed_filesystem_is_a_failed_one(
+    fs: RealFileSystem, file: RealFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_with(number: int) -> None:
+        def utime(*_arguments: object, **_keywords: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "utime", utime)
+
+    file.write_at(0, [b"abc"])
+    refuse_with(errno.EPERM)  # another user's file: no proof of anything
+    file.sync()
+    refuse_with(errno.EROFS)
+    with pytest.raises(OSError, match="Read-only"):
+        fs.sync_directory(str(tmp_path))
+    with pytest.raises(OSError, match="Read-only"):
+        file.sync()
+    assert "tainted" in repr(file)
+
+
+def test_a_sync_leaves_the_time_of_the_last_write(file: RealFile) -> None:
+    file.write_at(0, [b"abc"])
+    os.utime(file.path, (1_000, 2_000))
+    file.sync()
+    assert os.stat(file.path).st_mtime == 2_000
+
+
 def test_a_failed_sync_taints_the_file(file: RealFile, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_descriptor: int) -> None:
         raise OSError(errno.EIO, "injected")

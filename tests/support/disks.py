@@ -117,10 +117,9 @@ class ThinDisk:
         Afterwards there is more room than before, should whoever writes have used all of it.
         """
         hog = self.backing / _HOG
-        with hog.open("ab") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), hog.open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 16))
-                file.flush()
         try:
             yield
         finally:
