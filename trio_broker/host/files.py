@@ -86,7 +86,7 @@ def _ask_whether_it_failed(descriptor: int) -> None:
 
     Whoever starts a change of an inode meets the aborted journal. Times are set to what they are:
     the first time this may have to find out that the journal is aborted, which makes the filesystem
-    read-only but is not reported; the second call is refused then. About 4 µs for both.
+    read-only but is not reported; the second call is refused then. 5 to 10 µs for all.
     """
     found = os.fstat(descriptor)
     times = (found.st_atime_ns, found.st_mtime_ns)
