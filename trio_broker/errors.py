@@ -229,14 +229,19 @@ class AppendFailed(StorageError):
     Attributes:
         errno: the system's reason.
         cut_back: False if even cutting back failed, so that the file's tail is unknown.
+        was_reading: nothing was written yet; what has to be read first could not be.
     """
 
-    def __init__(self, path: str, error_number: int, *, cut_back: bool) -> None:
+    def __init__(
+        self, path: str, error_number: int, *, cut_back: bool, was_reading: bool = False
+    ) -> None:
         reason = errno_names.errorcode.get(error_number, str(error_number))
-        super().__init__(f"append to {path} failed with {reason}")
+        what = "reading, before an append to," if was_reading else "append to"
+        super().__init__(f"{what} {path} failed with {reason}")
         self.path = path
         self.errno = error_number
         self.cut_back = cut_back
+        self.was_reading = was_reading
 
 
 class SyncFailed(StorageError):

@@ -555,3 +555,29 @@ async def test_a_directory_that_is_forbidden_is_the_trouble_of_its_partition(
                 assert bad.shard.log_dir.write_failures >= refused
             await eventually(lambda: not bad.refusal)
             assert await code_of(client, bad) == 0
+
+
+@simulated
+async def test_bad_sectors_below_a_log_that_is_written_to_are_the_trouble_of_its_partition(
+    world: World,
+) -> None:
+    """The first write after a start reads the headers of the last segment."""
+    async with world.running() as run:
+        await run.broker.create_topic("orders", partitions=3)
+        async with world.connect() as client:
+            for replica in run.state.router.by_name["orders"].replicas:
+                assert replica is not None
+                assert await code_of(client, replica) == 0
+    async with world.running() as run:
+        bad, *good = [each for each in run.state.router.by_name["orders"].replicas if each]
+        async with world.connect() as client:
+            with world.fs.failing_below(bad.log.directory, PathFaults(read_error_rate=1.0)):
+                for _ in range(20):
+                    assert await code_of(client, bad) == ErrorCode.KAFKA_STORAGE_ERROR
+                    for replica in good:
+                        assert await code_of(client, replica) == 0
+                    await trio.sleep(0.2)
+                assert not [log_dir for log_dir in run.state.log_dirs if log_dir.is_failed]
+                assert bad.shard.log_dir.write_failures == 20
+            assert await code_of(client, bad) == 0
+            assert bad.log.log_end_offset == 2

@@ -22,7 +22,7 @@ from trio_broker.broker.paced_log import DeletionLog, PacedLog
 from trio_broker.broker.replica import ReplicaState
 from trio_broker.broker.shard import Shard
 from trio_broker.broker.space_keeper import SpaceKeeper
-from trio_broker.errors import ErrorCode, StorageError
+from trio_broker.errors import AppendFailed, ErrorCode, StorageError
 from trio_broker.replication.producer_state import ProducerStateTable
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskHealth, DiskState, thresholds
@@ -159,16 +159,17 @@ class LogDir:
     def write_failed(
         self, error: StorageError | OSError, replica: TopicPartition | None = None
     ) -> None:
-        """Take note of a write that the system refused; nothing that was acknowledged is lost.
+        """Take note of a write that was refused; nothing that was acknowledged is lost.
 
         Args:
             error: why.
             replica: whose files it was about; None: those of the log dir.
         """
         self.write_failures += 1
+        was_reading = isinstance(error, AppendFailed) and error.was_reading
         self._refused(
             error,
-            self.health.write_refused,
+            self.health.read_refused if was_reading else self.health.write_refused,
             f"write refused ({self.write_failures} so far)",
             self.directory.path if replica is None else self.directory.replica_path(replica),
         )

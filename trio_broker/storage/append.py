@@ -237,14 +237,19 @@ def _write_all(
     files = plan.files
     if plan.load_index:
         segment = plan.writes[0].segment
-        plan.loaded_index = yield from load_index(
-            files.fs,
-            files.directory,
-            files.owner,
-            segment.base_offset,
-            plan.writes[0].start,
-            plan.index_interval_bytes,
-        )
+        try:
+            plan.loaded_index = yield from load_index(
+                files.fs,
+                files.directory,
+                files.owner,
+                segment.base_offset,
+                plan.writes[0].start,
+                plan.index_interval_bytes,
+            )
+        except OSError as error:
+            path = error.filename or files.path(segment.name)
+            number = error.errno or errno.EIO
+            raise AppendFailed(path, number, cut_back=True, was_reading=True) from error
     if sync:
         yield from sync_segments(files, plan.unsynced)
     for write in plan.writes:
@@ -312,7 +317,7 @@ def _take_back(
         yield from mark_sync_failed(plan.files)
         raise
     plan.state = AppendState.CUT_BACK if cut_back else AppendState.DAMAGED
-    if isinstance(error, CorruptLog):
+    if isinstance(error, CorruptLog) or (isinstance(error, AppendFailed) and error.was_reading):
         raise error
     path = error.path if isinstance(error, AppendFailed) else error.filename
     raise AppendFailed(

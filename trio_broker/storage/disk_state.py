@@ -6,8 +6,9 @@ state     entered when                                       then
 OK        there is room                                      everything works
 LOW       free space below 10 % of the disk, or 1 GiB        retention runs at once
 DEGRADED  below 5 % or 512 MiB, or a write met a full disk   produce is refused, all else works
-FAILED    an fsync failed or a call hung, EIO, EROFS, or     the log dir's partitions are offline
-          other write errors in three partitions in 10 s
+FAILED    an fsync failed or a call hung, EIO or EROFS on    the log dir's partitions are offline
+          a write, or other errors of writes (EIO on what
+          has to be read first) in 3 partitions in 10 s
 ========  =================================================  =====================================
 
 DEGRADED is left after probes (a small write and fsync) have succeeded for a second with room above
@@ -101,6 +102,14 @@ class DiskHealth:
             return True
         return self.space.free_bytes < 2 * thresholds(self.space.total_bytes).low_bytes
 
+    def failing_places(self, now: float) -> dict[str, float]:
+        """Return where writes were refused of late, and when last; see `write_refused`."""
+        return {
+            place: since
+            for place, since in self._write_errors.items()
+            if now - since <= WRITE_ERRORS_SECONDS
+        }
+
     def observe(self, space: Space) -> None:
         """Take in how much room there is."""
         self.space = space
@@ -140,15 +149,24 @@ class DiskHealth:
         if error_number in _BROKEN:
             self.fail(cause)
             return
-        recent = {
-            where: since
-            for where, since in self._write_errors.items()
-            if now - since <= WRITE_ERRORS_SECONDS
-        }
-        self._write_errors = {**recent, place: now}
+        self._count_place(cause, now, place)
+
+    def read_refused(self, error_number: int, cause: str, now: float, place: str) -> None:
+        """Take in that what has to be read before a write could not be.
+
+        Bad sectors below what was written long ago say nothing of what is to be written, so EIO
+        counts by place here.
+        """
+        if error_number == errno.EIO:
+            self._count_place(cause, now, place)
+        else:
+            self.write_refused(error_number, cause, now, place)
+
+    def _count_place(self, cause: str, now: float, place: str) -> None:
+        self._write_errors = {**self.failing_places(now), place: now}
         if len(self._write_errors) >= FAILING_PLACES_MAX:
             self.fail(
-                f"write errors in {FAILING_PLACES_MAX} places within {WRITE_ERRORS_SECONDS:g} s:"
+                f"errors of writes in {FAILING_PLACES_MAX} places in {WRITE_ERRORS_SECONDS:g} s:"
                 f" {cause}"
             )
 

@@ -14,7 +14,7 @@ import trio
 
 from trio_broker.errors import ErrorCode
 from trio_broker.records.iterate import iterate_batches, iterate_records
-from trio_broker.storage.disk_state import DiskState
+from trio_broker.storage.disk_state import FAILING_PLACES_MAX, DiskState
 from trio_broker.testing.brokers import directory_of
 from trio_broker.testing.model import Violation
 from trio_broker.testing.workload.caller import Caller
@@ -47,6 +47,8 @@ _PAUSE_SECONDS = 0.05
 _SETTLES_SECONDS = 5.0
 _STUCK_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
+#: One more partition whose writes fail, and its log dir is taken for broken, as it should be.
+_PLACES_MAX = FAILING_PLACES_MAX - 1
 _RECORDS_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -163,7 +165,9 @@ class Bystanders:
             life is not None
             and not any(replica.refusal for replica in life.state.router.replicas())
             and not any(
-                log_dir.refusal or log_dir.health.state is not DiskState.OK
+                log_dir.refusal
+                or log_dir.health.state is not DiskState.OK
+                or len(log_dir.health.failing_places(trio.current_time())) >= _PLACES_MAX
                 for log_dir in life.state.log_dirs
             )
             and not any(lane.stuck_seconds > _STUCK_SECONDS for lane in life.state.disk_lanes)

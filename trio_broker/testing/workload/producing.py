@@ -292,13 +292,33 @@ class IdempotentProducer:
             acks=-1,
             timeout_ms=self._draws.choice((200, 5_000, 30_000)),
         )
-        connection = await self._caller.connection()
-        try:
-            await connection.send(request)
-        except ConnectionLost:
-            self._caller.close()
-        else:
+        if await self._send_while_receiving(request):
             self._in_flight.append(batches)
+
+    async def _send_while_receiving(self, request: ProduceRequest) -> bool:
+        """Send a request, and take answers as they come meanwhile, as Kafka's clients do.
+
+        Who only sends while a window full of answers waits keeps the broker from reading, and
+        itself from sending, until the broker has had enough of it.
+
+        Returns:
+            Whether it was sent; if not, the connection is closed.
+        """
+        connection = await self._caller.connection()
+        is_sent = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive_all)
+            try:
+                await connection.send(request)
+                is_sent = True
+            except ConnectionLost:
+                self._caller.close()
+            nursery.cancel_scope.cancel()
+        return is_sent
+
+    async def _receive_all(self) -> None:
+        while self._in_flight and self._caller.is_connected:
+            await self._receive()
 
     def _new_batches(self) -> list[Batch]:
         partitions = self._world.some_partitions(self._draws)
