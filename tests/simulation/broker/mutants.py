@@ -164,6 +164,13 @@ async def _read_or_fail(self: ShardUpkeep, job: Job[Any]) -> Any:
 _REAL_READ = ShardUpkeep.read
 
 
+async def _follow_without_flush(self: ShardUpkeep, replica: Replica) -> None:
+    """Promise that acknowledgements are on the disk, and forget those given before."""
+    if replica.has_log:
+        replica.follow_topic()
+        self.housekeeper.look_at(replica)
+
+
 def _ignore(*_: object, **__: object) -> None:
     """Do nothing."""
 
@@ -231,6 +238,9 @@ MUTANTS = {
     ),
     "altered topic goes on as before": Mutant(
         _replacing(Reconciler, "configure_topics", _look_away), hint=8
+    ),
+    "promise raised without a flush": Mutant(
+        _replacing(ShardUpkeep, "follow_topic", _follow_without_flush), hint=16
     ),
     "failing log dir takes the others": Mutant(
         _replacing(LogDir, "fail", _fail_everywhere), troubles=("failing log dir",)

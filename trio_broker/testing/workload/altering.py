@@ -83,9 +83,9 @@ class Alterer:
                     await self._add_partitions(topic)
                 else:
                     names = self._draws.sample(list(CHOICES), self._draws.choice((1, 1, 2)))
-                    await self._alter(
-                        topic, {name: self._draws.choice(CHOICES[name]) for name in names}
-                    )
+                    values = {name: self._draws.choice(CHOICES[name]) for name in names}
+                    if await self._alter(topic, values):
+                        self._world.saw("topic altered")
         finally:
             self._caller.close()
 
@@ -107,6 +107,15 @@ class Alterer:
                 self._look()
         self._caller.close()
         self._look()
+
+    async def promise_more(self) -> bool:
+        """Let acknowledgements wait for fsync in every topic; return whether that is new to any."""
+        raised = False
+        for topic in self._world.model.topics:
+            if topic.durability is not Durability.FSYNC:
+                raised |= await self._alter(topic, {"durability": Durability.FSYNC})
+        self._caller.close()
+        return raised
 
     async def _alter(self, topic: TopicModel, values: Mapping[str, Any]) -> bool:
         """Set some values; return whether that was acknowledged.
@@ -143,7 +152,6 @@ class Alterer:
             topic.altered(values, flushed=not life.disk_failed)
             if values in pending:
                 pending.remove(values)
-            self._world.saw("topic altered")
             self._look()
         return True
 

@@ -30,6 +30,7 @@ RARE = {
     "refused with NOT_ENOUGH_REPLICAS": "a produce met a topic that wants two replicas in sync",
     "too large": "a batch was larger than a topic allows",
     "topic altered": "a topic got another configuration",
+    "promised more": "acknowledgements came to wait for fsync, and the power was cut",
     "partitions added": "a topic got more partitions",
     "records trimmed": "records were deleted on request",
     "rebalance": "a member got its assignment",

@@ -397,6 +397,8 @@ class _Run:
             world.saw("records lost, as allowed")
         draws = world.sim.random("end")
         if draws.random() < 0.5:
+            await self._promise_more()
+        if draws.random() < 0.5:
             for topic in world.model.topics:
                 await self.admin.insist_on_deleting(topic)
             self.admin.close()
@@ -407,6 +409,17 @@ class _Run:
         world.cut_power()
         await world.start()
         await world.stop()
+
+    async def _promise_more(self) -> None:
+        """Let acknowledgements wait for fsync: what was acknowledged before is on the disk too.
+
+        Also what came a moment ago; all else is there by now.
+        """
+        await Prober(self.world, "late-prober").run()
+        if await Alterer(self.world, "operator").promise_more():
+            self.world.saw("promised more")
+            self.world.cut_power()
+            await self.world.start()
 
 
 async def wait_until_logs_rest(life: Life) -> None:
