@@ -215,6 +215,10 @@ def draw_swarm(draws: random.Random) -> Swarm:
             window_bytes=draws.choice((KIB, 262_144, 262_144)),
         ),
     )
+    # Drawn last, so that what older seeds draw stays as it was.
+    for configs in swarm.topic_configs:
+        if draws.random() < 0.15:
+            configs["max.message.bytes"] = draws.choice(("300", "800"))
     return with_troubles(swarm, troubles)
 
 

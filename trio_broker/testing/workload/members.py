@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 GROUP = "members"
 SESSION_SECONDS = 6.0
 REBALANCE_SECONDS = 3.0
+#: After that the others may have gone on without a member.
+_LATE_SECONDS = REBALANCE_SECONDS + 1.0
 #: After that a trouble with the disk can no longer be news to the broker.
 DISK_SETTLES_SECONDS = 5.0
 #: Newest version that hands out a member id without a second request.
@@ -153,10 +155,23 @@ class Member:
             if await self._get_in():
                 await self._be_in()
         await self._world.over.wait()
+        if self._draws.random() < 0.5:
+            await self._come_and_go()
         while not (await self._get_in() and await self._beat()):  # noqa: ASYNC110 - it asks
             await trio.sleep(_RETRY_SECONDS)
         await self._leave()
         self._caller.close()
+
+    async def _come_and_go(self) -> None:
+        """Once no trouble is news any more, be late and commit, or let others be late."""
+        await trio.sleep_until(self._world.disk_changed_at + DISK_SETTLES_SECONDS)
+        if not await self._get_in():
+            return
+        if self._draws.random() < 0.5:
+            await trio.sleep(_LATE_SECONDS)
+            await self._commit()
+        else:
+            await self._leave()
 
     async def _get_in(self) -> bool:
         """Join and sync; return whether this is a member with an assignment now."""
@@ -259,7 +274,7 @@ class Member:
             await self._world.pause(self._draws)
             roll = self._draws.random()
             if roll < 0.2:
-                await trio.sleep(REBALANCE_SECONDS + 1.0)  # the others may go on without it
+                await trio.sleep(_LATE_SECONDS)
             elif roll < 0.6 and not await self._beat():
                 return
             await self._commit()
