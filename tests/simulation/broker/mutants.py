@@ -16,7 +16,7 @@ import logging
 import random
 import sys
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
@@ -31,6 +31,8 @@ from trio_broker.broker.replica import Replica
 from trio_broker.broker.shard import Shard
 from trio_broker.broker.shard_upkeep import ShardUpkeep
 from trio_broker.errors import AppendFailed, ErrorCode
+from trio_broker.group.commits import Commits
+from trio_broker.group.membership import Membership
 from trio_broker.storage import upkeep
 from trio_broker.storage.log_dir import LogDirectory
 from trio_broker.testing import invariants
@@ -171,6 +173,20 @@ async def _follow_without_flush(self: ShardUpkeep, replica: Replica) -> None:
         self.housekeeper.look_at(replica)
 
 
+def _find_no_fault(*_: object) -> ErrorCode:
+    """Let whoever asks commit offsets."""
+    return ErrorCode.NONE
+
+
+def _keep_alive_if_known(self: Membership, group: Any, member_id: str, now: Any) -> None:
+    """Go on without those that are no members any more."""
+    with suppress(KeyError):
+        _REAL_KEEP_ALIVE(self, group, member_id, now)
+
+
+_REAL_KEEP_ALIVE = Membership.keep_alive
+
+
 def _ignore(*_: object, **__: object) -> None:
     """Do nothing."""
 
@@ -241,6 +257,13 @@ MUTANTS = {
     ),
     "promise raised without a flush": Mutant(
         _replacing(ShardUpkeep, "follow_topic", _follow_without_flush), hint=16
+    ),
+    "commits of older generations are taken": Mutant(
+        (
+            *_replacing(Commits, "_commit_fault", _find_no_fault),
+            *_replacing(Membership, "keep_alive", _keep_alive_if_known),
+        ),
+        hint=20,
     ),
     "failing log dir takes the others": Mutant(
         _replacing(LogDir, "fail", _fail_everywhere), troubles=("failing log dir",)
