@@ -250,7 +250,7 @@ MUTANTS = {
     "retry answered before its first copy is stored": Mutant(
         _replacing(Replica, "answer_duplicate", _answer_retry_of_queued),
         troubles=("frozen disk", "power cut"),
-        hint=22,
+        hint=37,
     ),
     "altered topic goes on as before": Mutant(
         _replacing(Reconciler, "configure_topics", _look_away), hint=8
@@ -274,7 +274,7 @@ MUTANTS = {
     "no fsync before the acknowledgement": _of_the_log("no fsync before the acknowledgement"),
     "no directory fsync on roll": _of_the_log("no directory fsync on roll"),
     "fsync retried after EIO": _of_the_log(
-        "fsync retried after EIO", "failed fsync", "power cut", hint=49
+        "fsync retried after EIO", "failed fsync", "power cut", hint=3
     ),
     "short write not looped": _of_the_log("short write not looped", "short writes", "kill"),
     "no CRC on recovery": _of_the_log(
