@@ -347,5 +347,7 @@ def check_static_restart(
     generations = stored[f"static-{client}"].generations
     check_generations(generations)
     full = [metadata for metadata in generations if len(metadata.members) == 2]
-    assert len({metadata.generation for metadata in full}) == 1, client
-    assert len(full) == 2, client  # the second has the new member id
+    # On a slow machine the two did not join in one rebalance, and had more generations before.
+    with_old_id, with_new_id = full[-2:]
+    assert with_old_id.generation == with_new_id.generation, client
+    assert with_old_id.members != with_new_id.members, client
