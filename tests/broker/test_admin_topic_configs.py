@@ -5,12 +5,16 @@ Each test is named by docs/reference/topic-configs.md beside its config.
 
 from __future__ import annotations
 
+import errno
+
+import pytest
 import trio
 
 from tests.broker.admin_calls import alter, configs_of
-from tests.broker.harness import World, make_batch, simulated
+from tests.broker.harness import World, failing, make_batch, simulated
 from trio_broker import ErrorCode
 from trio_broker.config import Durability
+from trio_broker.errors import SyncFailed
 from trio_broker.records.batch import read_header
 from trio_broker.records.compression import Compression
 
@@ -212,6 +216,35 @@ async def test_durability(world: World) -> None:
         await alter(client, "orders", {"durability": None})
         assert (await configs_of(client, "orders"))["durability"].value == "fsync"
         assert log.durability is Durability.FSYNC
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@simulated
+async def test_durability_that_is_raised_when_an_fsync_fails_does_not_drop_what_was_acknowledged(
+    world: World, when: str
+) -> None:
+    async with world.running() as run, world.connect() as client:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("orders", configs={"durability": "os"})
+        await run.broker.create_topic("others")
+        replica, other = run.replica("orders"), run.replica("others")
+        log = replica.log
+        await produce(client)
+        if when == "before":
+            log.mark_broken()
+            log_dir = replica.shard.log_dir
+            log_dir.fail(SyncFailed(log.directory, errno.EIO))
+            await alter(client, "orders", {"durability": "fsync"})
+        else:
+            with failing("sync", str(run.topic_id("orders"))):
+                await alter(client, "orders", {"durability": "fsync"})
+        assert replica.refusal
+        assert other.refusal
+        await trio.sleep(120)
+        assert not other.refusal
+        # The topic waits for somebody who knows that something may be lost.
+        assert replica.refusal
+        assert (replica.log.log_end_offset, replica.log.unflushed_bytes > 0) == (1, True)
 
 
 @simulated

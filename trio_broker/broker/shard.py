@@ -479,9 +479,10 @@ class Shard(ShardUpkeep):
         """Put offline replicas back into service, now that their disk works again.
 
         Where an fsync had failed and acknowledgements wait for fsync, the log goes on at its
-        durable offset: nothing above it was ever acknowledged. Where they do not wait, what was
-        acknowledged may be gone, so the replica stays offline until the broker is started again,
-        which an operator does knowing that. Everything else is opened again as after a crash.
+        durable offset: nothing above it was ever acknowledged. Where they do not wait, or did not
+        before somebody altered the topic, what was acknowledged may be gone, so the replica stays
+        offline until the broker is started again, which an operator does knowing that. Everything
+        else is opened again as after a crash.
         """
         for replica in list(self.replicas.values()):
             async with self.changes:
@@ -490,7 +491,9 @@ class Shard(ShardUpkeep):
                 if not replica.has_log or not replica.log.is_broken:
                     replica.release_log()
                     await self._open([replica], self.log_dir.recovering)
-                elif replica.topic.durability is Durability.FSYNC:
+                elif (
+                    replica.topic.durability is Durability.FSYNC and not replica.log.unflushed_bytes
+                ):
                     await self._seal(replica)
                 else:
                     replica.cause = "an fsync failed, and what was acknowledged may be lost"

@@ -50,7 +50,7 @@ async def operate(world: World) -> None:
         if life is None or not (offline or _metadata_failed(life)):
             return
         for replica in offline:
-            if replica.topic.durability is Durability.FSYNC:
+            if _waited_for_fsync(world, replica):
                 raise Violation(f"I10 {replica!r} stays offline: {replica.cause}")
         await world.stop()
         server.new_process()
@@ -60,6 +60,13 @@ async def operate(world: World) -> None:
                 log_dir = replica.shard.log_dir.directory.path
                 touch(server, f"{log_dir}/{name}/{paths.ACCEPT_LOSS_NAME}")
         await world.start()
+
+
+def _waited_for_fsync(world: World, replica: Replica) -> bool:
+    """Whether every acknowledgement that counts has waited for fsync, so that none may be lost."""
+    topic = world.model.by_id.get(replica.topic_partition.topic_id)
+    is_fsync = replica.topic.durability is Durability.FSYNC
+    return is_fsync and (topic is None or topic.durability is Durability.FSYNC)
 
 
 def _metadata_failed(life: Life) -> bool:
