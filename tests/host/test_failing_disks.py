@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disks import ThinDisk, thin_disk
-from tests.support.requirements import require_loop_disks
+from tests.support.disks import FILESYSTEMS, LoopDisk, ThinDisk, thin_disk
+from tests.support.faulty_disk import faulty_disk
+from tests.support.requirements import require_faulty_disks, require_loop_disks
 from tests.support.waiting import wait_until
 from trio_broker.host.file_system import RealFileSystem
 
@@ -82,3 +83,36 @@ def test_an_fsync_vouches_for_nothing_that_an_aborted_journal_has_dropped(
                 != CHUNK * (writer.durable_bytes // len(CHUNK))
             ]
     assert not lost
+
+
+def test_what_is_written_after_a_failed_fsync_lasts_once_the_cache_is_forgotten(
+    fs: RealFileSystem, tmp_path: Path
+) -> None:
+    """Without that ext4 writes the same blocks again, and goes on saying that they are empty."""
+    require_faulty_disks("a write after an fsync that has failed")
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    with faulty_disk(tmp_path, size_bytes=64 << 20) as drive:
+        disk = LoopDisk(drive.image, mount_point, FILESYSTEMS["ext4"])
+        disk.make()
+        disk.mount()
+        path = mount_point / "file"
+        file = fs.open(str(path), "test", create=True)
+        file.write_at(0, [CHUNK])
+        file.sync()
+        drive.fail("new")
+        file.write_at(len(CHUNK), [CHUNK])
+        with pytest.raises(OSError, match="Input/output error"):
+            file.sync()
+        drive.heal()
+        file.close()
+        file = fs.open(str(path), "test")
+        assert file.read_at(0, 2 * len(CHUNK)) == 2 * CHUNK
+        assert file.forget_cached(len(CHUNK))
+        assert file.read_at(0, 2 * len(CHUNK)) == CHUNK + bytes(len(CHUNK))
+        file.write_at(len(CHUNK), [CHUNK])
+        file.sync()
+        file.close()
+        disk.remount()
+        assert path.read_bytes() == 2 * CHUNK
+        disk.unmount()

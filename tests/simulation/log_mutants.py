@@ -116,7 +116,7 @@ MUTANTS = {
             lambda: patch.object(append, "mark_sync_failed", _nothing),
             lambda: patch.object(files, "mark_sync_failed", _nothing),
         ),
-        "17 fsync ENOSPC 36",
+        "4 interval ENOSPC 62",
     ),
     "checkpoint before the data is durable": Mutant(
         (lambda: patch.object(maintenance, "sync_segments", _nothing),), "1 interval crash 1"

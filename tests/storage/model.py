@@ -167,12 +167,12 @@ class LogRun:
         """Lose power or be killed, start again, and check what is there."""
         self.crashes += 1
         if power_cut is None:
-            # Killed right between a failed fsync and the note of it: not survived, see
-            # `mark_sync_failed`. So where fsyncs fail, machines die rather than processes.
-            power_cut = self.random.random() < 0.6 or self.fs.faults.sync_error_rate > 0
-        # A disk that refused even the note of a failed fsync does not work again before it has
-        # been mounted anew, which empties the cache as a power cut does.
-        power_cut = power_cut or self._note_is_missing()
+            power_cut = self.random.random() < 0.6
+        if self.durability is not Durability.FSYNC:
+            # Killed right between a failed fsync and the note of it, or on a disk that refuses
+            # even the note: not survived where acknowledgements do not wait for fsync, see
+            # `mark_sync_failed`. There, machines die rather than processes.
+            power_cut = power_cut or self.fs.faults.sync_error_rate > 0 or self._note_is_missing()
         self.bench.crash()
         self.operation_counts.append(self.fs.operation_count)
         faults = evolve(self.fs.faults, crash_at=None, fail_at=None, fail_from=None)

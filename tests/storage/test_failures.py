@@ -249,6 +249,45 @@ def test_a_process_started_after_a_failed_fsync_does_not_trust_the_page_cache(
     assert sim_bench.read_all() == expected
 
 
+@pytest.mark.parametrize("durability, is_killed", [
+    (Durability.FSYNC, False), (Durability.FSYNC, True),
+    (Durability.INTERVAL, False), (Durability.OS, False),
+])  # fmt: skip
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_served_after_a_failed_fsync_and_a_restart_is_on_the_disk(
+    durability: Durability, seed: int, *, is_killed: bool
+) -> None:
+    """Also if the process was killed before it could leave a note, as while its fsync hung."""
+    disk = SimFileSystem(seed)
+    disk.prepare_directory("/logs")
+    with Bench(disk, "/logs") as bench:
+        bench.durability = durability
+        log = bench.open()
+        bench.fill(1)
+        log.mark_checkpointed(run_inline(log.checkpoint_job()))
+        written = batch([b"x" * 9000])
+        disk.faults = DiskFaults(sync_error_rate=1.0)
+        with pytest.raises(SyncFailed):
+            bench.append(written)
+            run_inline(log.flush_job())
+        disk.faults = DiskFaults()
+        if is_killed:
+            disk.unlink(f"{bench.directory}/{paths.SYNC_FAILED_NAME}")
+        bench.crash()
+        disk = bench.fs = disk.restart()
+        bench.open()
+        expected = bench.read_all()
+        if durability is not Durability.FSYNC:
+            assert len(expected) == 2, "it was acknowledged, and the page cache still has it"
+        bench.fill(3)
+        expected = bench.read_all()
+        run_inline(bench.log.flush_job())
+        bench.crash()
+        bench.fs = disk.crash()
+        bench.open()
+        assert bench.read_all() == expected
+
+
 def test_a_damaged_tail_after_a_failed_fsync_is_for_an_operator_to_accept(
     sim_bench: Bench, disk: SimFileSystem
 ) -> None:

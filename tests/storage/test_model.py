@@ -13,7 +13,7 @@ from tests.storage.sweep import points, run_point
 from trio_broker.config import Durability
 from trio_broker.host import jobs
 from trio_broker.records.batch import LENGTH_MIN, read_header
-from trio_broker.storage import append, files, scan
+from trio_broker.storage import scan
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.testing.sim.handles import SimFile
@@ -99,12 +99,8 @@ def no_crc(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(scan, "check_stored", check)
 
 
-def no_note_of_a_failed_sync(patch: pytest.MonkeyPatch) -> None:
-    def mark(_: object) -> Job[None]:
-        yield from ()
-
-    patch.setattr(append, "mark_sync_failed", mark)
-    patch.setattr(files, "mark_sync_failed", mark)
+def the_page_cache_is_believed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimFile, "forget_cached", lambda self, offset: True)
 
 
 def no_sync_of_the_recovered_tail(patch: pytest.MonkeyPatch) -> None:
@@ -120,7 +116,7 @@ def no_sync_of_the_recovered_tail(patch: pytest.MonkeyPatch) -> None:
         (no_file_sync, "power cuts"),
         (no_directory_sync, "power cuts that lose any names"),
         (no_crc, "power cuts"),
-        (no_note_of_a_failed_sync, "sync errors"),
+        (the_page_cache_is_believed, "sync errors"),
         (no_sync_of_the_recovered_tail, "power cuts"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
@@ -129,8 +125,6 @@ def test_a_broken_build_is_caught(
     mutate: Callable[[pytest.MonkeyPatch], None], profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch)
-    # Otherwise a run takes a missing note for a sign that the disk is about to be mounted anew.
-    monkeypatch.setattr(LogRun, "_note_is_missing", lambda self: False)
     for seed in range(200):
         try:
             LogRun(seed, faults=PROFILES[profile]).run()

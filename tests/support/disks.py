@@ -1,4 +1,4 @@
-"""Disks that a test can take away: an ext4 filesystem in a file, mounted on a loop device.
+"""Disks that a test can take away: a filesystem in a file, mounted on a loop device.
 
 It can lose power (`cut_power`: whatever was not synced is gone after the next `mount`) and it can
 hang (`frozen`: writes block until it thaws). Needs root and loop devices, see
@@ -20,10 +20,11 @@ import attrs
 
 from tests.support.waiting import wait_until
 
-#: EXT4_IOC_SHUTDOWN of linux/fs/ext4/ext4.h, _IOR('X', 125, __u32). Its argument 2 is
-#: EXT4_GOING_FLAGS_NOLOGFLUSH: not even the journal is written, as when the power goes.
-_EXT4_IOC_SHUTDOWN = 0x8004587D
-_NO_LOG_FLUSH = 2
+#: EXT4_IOC_SHUTDOWN of linux/fs/ext4/ext4.h and XFS_IOC_GOINGDOWN, _IOR('X', 125, __u32).
+_IOC_SHUTDOWN = 0x8004587D
+#: Its argument: everything is written first, or the journal, or not even that, as when the power
+#: goes.
+FLUSH_ALL, FLUSH_LOG, NO_LOG_FLUSH = 0, 1, 2
 
 _UNMOUNT_SECONDS = 20.0
 #: Behind a thin disk, what `ThinDisk.exhausted` lets grow; and how large it is before.
@@ -31,22 +32,55 @@ _HOG = "hog"
 _HOG_BYTES = 32 << 20
 
 
+@attrs.frozen
+class Filesystem:
+    """How a kind of filesystem is made, mounted and, where it has no journal, repaired."""
+
+    kind: str
+    make: Sequence[str]
+    mount_options: str = ""
+    repair: Sequence[str] = ()
+
+
+_MAKE_EXT4 = ("mkfs.ext4", "-q", "-F", "-m0", "-E", "lazy_itable_init=1")
+FILESYSTEMS = {
+    "ext4": Filesystem("ext4", _MAKE_EXT4),
+    "ext4-remount-ro": Filesystem("ext4", _MAKE_EXT4, "errors=remount-ro"),
+    "ext4-nojournal": Filesystem(
+        "ext4", (*_MAKE_EXT4, "-O", "^has_journal"), "", ("e2fsck", "-f", "-y")
+    ),
+    "xfs": Filesystem("xfs", ("mkfs.xfs", "-q", "-f", "-K")),
+    "btrfs": Filesystem("btrfs", ("mkfs.btrfs", "-q", "-f", "-K")),
+}
+
+
 @attrs.define
 class LoopDisk:
-    """An ext4 filesystem of its own.
+    """A filesystem of its own.
 
     Attributes:
         image: the file that holds it.
         mount_point: the directory where it is seen.
+        filesystem: what it is.
     """
 
     image: Path
     mount_point: Path
+    filesystem: Filesystem = FILESYSTEMS["ext4"]
     is_mounted: bool = False
+
+    def make(self, options: Sequence[str] = ()) -> None:
+        """Make it, empty; `options` are of mkfs."""
+        _run(*self.filesystem.make, *options, str(self.image))
 
     def mount(self) -> None:
         """Mount it; after a power cut this replays the journal, as a booting machine does."""
-        _run("mount", "-t", "ext4", "-o", "loop,noatime", str(self.image), str(self.mount_point))
+        if self.filesystem.repair:
+            # Its exit code says whether there was something to repair.
+            _succeeds(*self.filesystem.repair, str(self.image))
+        options = ",".join(filter(None, ("loop", "noatime", self.filesystem.mount_options)))
+        kind = self.filesystem.kind
+        _run("mount", "-t", kind, "-o", options, str(self.image), str(self.mount_point))
         self.is_mounted = True
 
     def unmount(self) -> None:
@@ -57,15 +91,21 @@ class LoopDisk:
 
         wait_until(unmounted, seconds=_UNMOUNT_SECONDS, what=f"umount {self.mount_point}")
         self.is_mounted = False
+        # Else the next mount might share its loop device, and that device's page cache.
+        wait_until(
+            lambda: not _output("losetup", "-j", str(self.image)),
+            seconds=_UNMOUNT_SECONDS,
+            what=f"the loop device of {self.image} to be gone",
+        )
 
-    def cut_power(self) -> None:
+    def cut_power(self, how: int = NO_LOG_FLUSH) -> None:
         """Shut the filesystem down at once: what was not synced will not be there again.
 
         Every later operation fails with EIO until `unmount` and `mount`.
         """
         descriptor = os.open(self.mount_point, os.O_RDONLY)
         try:
-            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+            fcntl.ioctl(descriptor, _IOC_SHUTDOWN, struct.pack("I", how))
         finally:
             os.close(descriptor)
 
@@ -159,8 +199,8 @@ def loop_disk(
     mount_point.mkdir()
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    _run("mkfs.ext4", "-q", "-F", "-m0", "-E", "lazy_itable_init=1", *options, str(image))
     disk = LoopDisk(image, mount_point)
+    disk.make(options)
     disk.mount()
     try:
         yield disk
@@ -185,6 +225,10 @@ def _run(*command: str) -> None:
     result = subprocess.run(command, capture_output=True, check=False)
     if result.returncode != 0:
         raise OSError(f"{' '.join(command)}: {result.stderr.decode(errors='replace').strip()}")
+
+
+def _output(*command: str) -> bytes:
+    return subprocess.run(command, capture_output=True, check=False).stdout
 
 
 def _succeeds(*command: str) -> bool:

@@ -24,6 +24,17 @@ def missing_for_loop_disks() -> list[str]:
     return missing
 
 
+def missing_for_faulty_disks(filesystem: str = "ext4") -> list[str]:
+    """Return what keeps this machine from having disks that fail on demand; empty if nothing."""
+    missing = missing_for_loop_disks()
+    if not Path("/dev/fuse").exists():
+        missing.append("FUSE (/dev/fuse)")
+    program = f"mkfs.{filesystem.partition('-')[0]}"
+    if shutil.which(program) is None and program != "mkfs.ext4":
+        missing.append(f"THE PROGRAM {program}")
+    return missing
+
+
 def missing_for_tmpfs() -> list[str]:
     """Return what keeps this machine from mounting a filesystem in memory; empty if nothing."""
     if sys.platform != "linux":
@@ -44,6 +55,12 @@ def skip_loudly(what: str, missing: list[str]) -> NoReturn:
 def require_tmpfs(what: str) -> None:
     """Skip the calling test loudly unless filesystems can be mounted in memory."""
     if missing := missing_for_tmpfs():
+        skip_loudly(what, missing)
+
+
+def require_faulty_disks(what: str) -> None:
+    """Skip the calling test loudly unless disks can be made to fail."""
+    if missing := missing_for_faulty_disks():
         skip_loudly(what, missing)
 
 

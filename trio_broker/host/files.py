@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import mmap
 import os
 import sys
 import threading
@@ -248,6 +249,18 @@ class RealFile:
         finally:
             self._end()
         return content if count == length else memoryview(content)[:count]
+
+    def forget_cached(self, offset: int) -> bool:
+        """Drop what the page cache holds from `offset` on; return whether the system knows how."""
+        if not hasattr(os, "posix_fadvise"):
+            return False  # macOS
+        first = offset - offset % mmap.PAGESIZE  # only whole pages are dropped
+        descriptor = self._begin()
+        try:
+            os.posix_fadvise(descriptor, first, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            self._end()
+        return True
 
     def truncate(self, size: int) -> None:
         """Cut (or extend with zeros) to `size` bytes."""

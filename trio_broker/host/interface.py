@@ -117,6 +117,13 @@ class File(Protocol):
         Safe on the event loop. None also where the filesystem cannot tell (tmpfs, macOS).
         """
 
+    def forget_cached(self, offset: int) -> bool:
+        """Let the next read from `offset` on ask the disk, and not what is cached of it.
+
+        For who has to know what a failed fsync has left. Only of what is synced: changes that are
+        not stay cached. Returns whether the system can be told that.
+        """
+
     def truncate(self, size: int) -> None:
         """Cut (or extend with zeros) to `size` bytes."""
 

@@ -101,10 +101,11 @@ def noting_failed_sync(files: ReplicaFiles, job: Job[T]) -> Job[T]:
 def mark_sync_failed(files: ReplicaFiles) -> Job[None]:
     """Leave a note in the directory that an fsync has failed.
 
-    From then on the page cache may show bytes and names that are not on the disk, and a process
-    started later on the same machine would believe them. The note needs not survive a power cut,
-    because the cache does not either; so it is not synced. Where the disk refuses it for good, its
-    cache is dropped too before it works again (a new mount), or so one must hope.
+    From then on the page cache may show bytes and names that are not on the disk. In durability
+    `fsync` recovery drops that cache anyway, in the other modes a process started later on the same
+    machine would believe it. The note needs not survive a power cut, because the cache does not
+    either; so it is not synced. Where the disk refuses it for good, its cache is dropped too before
+    it works again (a new mount), or so one must hope.
     """
     path = files.path(paths.SYNC_FAILED_NAME)
     for _ in range(_NOTE_ATTEMPTS):

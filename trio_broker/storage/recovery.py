@@ -6,10 +6,12 @@ without gaps. From the first thing that is not sound, everything is cut off or m
 it was never promised. Before the recovery point nothing is cut: what is missing there was promised,
 so the log does not open (`CorruptLog`).
 
-What was scanned is fsynced before anybody can refer to it, because after a crash of the process it
-may exist in the page cache only. If an fsync had failed before (the note of
-`files.mark_sync_failed`), not even that helps, since those pages pass for clean: what was scanned,
-and the checkpoint, are then written again first, into new files where their names are in doubt too.
+What is scanned is fsynced before anybody can refer to it, because after a crash of the process it
+may exist in the page cache only. If an fsync had failed before, not even that helps, since those
+pages pass for clean. So where acknowledgements wait for fsync the page cache is dropped first, and
+the disk is scanned. Where they do not, and there is a note of a failed fsync
+(`files.mark_sync_failed`), segments are copied from the page cache into new files. With that note
+the checkpoint is written again too, and so are segments whose names may be in doubt.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Scan:
     """One scan.
 
     Attributes:
-        must_rewrite: an fsync had failed, so what the page cache shows is written again.
+        must_rewrite: an fsync had failed, so what the page cache shows need not be on the disk.
         may_lose: an operator has accepted that acknowledged records are lost by that.
         segments: those found sound so far.
         index: of the last of them, None if it is not known.
@@ -277,6 +277,7 @@ class Scan:
         yield from self._save_index()
         file = yield from jobs.open_file(files.fs, path, files.owner)
         try:
+            must_copy = yield from self._face_the_disk(file)
             segment = yield from self._segment(base_offset, path, file.size)
             self.segments.append(segment)
             begin = segment.size_bytes
@@ -288,15 +289,39 @@ class Scan:
                 for index_path in index_paths(files.directory, base_offset):
                     yield from unlink_if_there(files.fs, index_path)
                 segment.indexed_bytes = 0
-            # Also what shows no change may be news to the disk: a cut that was not synced.
-            yield from jobs.sync(file)
-            if self.must_rewrite and begin == 0:
+                yield from jobs.sync(file)
+            if must_copy or (self.must_rewrite and begin == 0):
                 yield from self._copy(file, path)
         finally:
             file.close()
 
+    def _face_the_disk(self, file: File) -> Job[bool]:
+        """Make the page cache and the disk agree about a segment, as far as that is possible.
+
+        The process before this one may have been killed right after an fsync had failed, or in one
+        that hung and then failed: nobody told, the pages pass for clean, and show what the disk
+        does not have. Where acknowledgements wait for fsync, what the disk has is all that counts.
+
+        Where they do not wait, what only the page cache has was acknowledged. After a failed fsync
+        it has to go to the disk, for which it must be copied: to write the same pages again does
+        not help on ext4, which takes new blocks whose write has failed for written.
+
+        Returns:
+            Whether the segment has to be copied, once it has been scanned.
+
+        Raises:
+            SyncFailed: nothing is certain.
+        """
+        # Also what shows no change may be news to the disk: a cut that was not synced.
+        yield from jobs.sync(file)
+        if self._opening.durability is not Durability.FSYNC:
+            return self.must_rewrite
+        begin = 0 if self._resume is None else self._resume.size_bytes
+        is_forgotten: bool = yield file.forget_cached, (begin,)
+        return self.must_rewrite and not is_forgotten
+
     def _copy(self, file: File, path: str) -> Job[None]:
-        """Put a segment into a new file of the same name: its old name may not be durable."""
+        """Put a segment into a new file of the same name: even its name may not be durable."""
         fs, temporary = self._files.fs, path + jobs.TEMPORARY_SUFFIX
         copy = yield from jobs.open_file(fs, temporary, self._files.owner, create=True)
         try:
@@ -368,8 +393,6 @@ class Scan:
                 else:
                     self._take(segment, checked)
                     at += checked.size_bytes
-            if self.must_rewrite and at:
-                yield from _rewrite(file, position, memoryview(data)[:at])
             position += at
             self.bytes_scanned += at
 
@@ -398,11 +421,3 @@ def _batch_bytes(data: bytes, at: int) -> int:
         return HEADER_BYTES
     length: int = _LENGTH.unpack_from(data, at)[0]
     return max(HEADER_BYTES, LOG_OVERHEAD_BYTES + length)
-
-
-def _rewrite(file: File, position: int, data: memoryview) -> Job[None]:
-    """Write bytes in place that are there already, to make their pages dirty again."""
-    while data:
-        written: int = yield file.write_at, (position, [data])
-        position += written
-        data = data[written:]

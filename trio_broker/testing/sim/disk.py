@@ -14,7 +14,8 @@ Fault model
       subset) of the pending name changes. A rename is atomic, between directories too, and says
       nothing of the content: a file renamed before it was synced may come back empty.
     - A failed `sync` loses a drawn part of the pending changes for good; readers go on seeing
-      them until the power fails; the next sync, through another handle, succeeds ("fsyncgate").
+      them until the power fails or `forget_cached`; the next sync, through another handle,
+      succeeds ("fsyncgate"). New blocks that were lost stay lost when they are written again.
     - A failed write may have put its first bytes into the file. A failed `sync_directory` makes
       nothing durable; a later one can (a journal either works or takes the filesystem down).
     - A full disk first writes short, then fails with ENOSPC; cutting, syncing, renaming,

@@ -108,6 +108,14 @@ class SimFile:
             return None
         return bytes(self._inode.data[offset : offset + length])
 
+    def forget_cached(self, offset: int) -> bool:
+        """Let readers see what is on the disk, with what is pending."""
+        if offset < 0:
+            raise os_error(errno.EINVAL, self._path)
+        with self._operation("forget_cached"):
+            self._inode.forget_cached()
+        return True
+
     def truncate(self, size: int) -> None:
         """Change the length, durable only after `sync`."""
         if size < 0:

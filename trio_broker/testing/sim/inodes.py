@@ -55,6 +55,8 @@ class Inode:
         opens: open handles; the space is given back when links and opens are both 0.
         next_write_error: errno that the next write meets, 0 for none.
         is_recorded: `durable` and `pending` are kept, for a power cut.
+        unwritable: blocks that a failed sync has lost: what is written there again will not reach
+            the disk either, as long as they are cached.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class Inode:
         "next_write_error",
         "opens",
         "pending",
+        "unwritable",
     )
 
     def __init__(
@@ -79,6 +82,7 @@ class Inode:
         self.opens = 0
         self.modified_ms = modified_ms
         self.next_write_error = 0
+        self.unwritable: set[int] = set()
 
     @property
     def blocks(self) -> int:
@@ -89,13 +93,28 @@ class Inode:
         """Change what readers see; durable only after `sync`."""
         write_into(self.data, offset, data)
         if self.is_recorded:
-            self.pending.append(PendingWrite(offset, data))
+            self.pending.append(PendingWrite(offset, self._as_written(offset, data)))
+
+    def _as_written(self, offset: int, data: bytes) -> bytes:
+        """Return what the disk will get of these bytes."""
+        end = offset + len(data)
+        first, last = offset // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+        if not (self.unwritable and self.unwritable.intersection(range(first, last))):
+            return data
+        image = bytearray(data)
+        for block in self.unwritable:
+            start, stop = max(block * BLOCK_BYTES, offset), min((block + 1) * BLOCK_BYTES, end)
+            if start < stop:
+                image[start - offset : stop - offset] = bytes(stop - start)
+        return bytes(image)
 
     def truncate(self, size: int) -> None:
         """Change the length that readers see; durable only after `sync`."""
         cut(self.data, size)
         if self.is_recorded:
             self.pending.append(PendingCut(size))
+            kept = -(-size // BLOCK_BYTES)
+            self.unwritable = {block for block in self.unwritable if block < kept}
 
     def sync(self) -> None:
         """Make everything durable."""
@@ -110,16 +129,32 @@ class Inode:
         """Lose a drawn part of the pending changes for good, and forget that they were pending.
 
         Readers still see them, and the next sync has nothing left to do and succeeds: what
-        ext4, XFS and Btrfs do after an I/O error (Rebello et al., ATC 2020).
+        ext4, XFS and Btrfs do after an I/O error (Rebello et al., ATC 2020). ext4 (6.18) also takes
+        new blocks whose write has failed for written: to write the same pages again does not help.
         """
+        known = -(-len(self.durable) // BLOCK_BYTES)
         for change in self.pending:
             if random.random() < 0.5:
+                if isinstance(change, PendingWrite):
+                    last = -(-(change.offset + len(change.data)) // BLOCK_BYTES)
+                    self.unwritable.update(range(max(known, change.offset // BLOCK_BYTES), last))
                 continue
             if isinstance(change, PendingWrite):
                 write_into(self.durable, change.offset, change.data)
             else:
                 cut(self.durable, change.size)
         self.pending.clear()
+
+    def forget_cached(self) -> None:
+        """Let readers see the disk; the length stays, with zeros where it holds nothing."""
+        if not self.is_recorded:
+            return
+        image = bytearray(self.durable)
+        for change in self.pending:
+            _apply_whole(image, change)
+        cut(image, len(self.data))
+        self.data = image
+        self.unwritable.clear()
 
     def surviving_image(self, random: random.Random, *, ordered: bool) -> bytearray:
         """Draw what a power cut leaves of this file."""
