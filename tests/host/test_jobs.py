@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.requirements import require_tmpfs
 from trio_broker.errors import AppendFailed, FormatTooNew, StuckIO, SyncFailed
 from trio_broker.host import jobs
 
@@ -225,6 +228,23 @@ def test_directories_are_made_with_their_parents(fs: RealFileSystem, tmp_path: P
     assert path.is_dir()
     assert path.stat().st_mode & 0o777 == 0o700
     assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_mount_in_a_place_that_is_read_only_is_as_good_as_any(
+    fs: RealFileSystem, tmp_path: Path
+) -> None:
+    require_tmpfs("a directory to write to, below one that is read-only")
+    path = tmp_path / "read-only" / "volume"
+    with ExitStack() as mounted:
+        for place in (path.parent, path):
+            place.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place)], check=True)
+            mounted.callback(subprocess.run, ["umount", str(place)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(path.parent)], check=True)
+        jobs.run_inline(jobs.make_directories(fs, str(path)))
+        jobs.run_inline(jobs.make_directories(fs, str(path / "logs")))
+        with pytest.raises(OSError, match="Read-only"):
+            jobs.run_inline(jobs.make_directories(fs, str(path.parent / "other")))
 
 
 def test_a_file_in_the_way_of_a_directory_is_an_error(fs: RealFileSystem, tmp_path: Path) -> None:

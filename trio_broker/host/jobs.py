@@ -265,9 +265,11 @@ def make_directories(fs: FileSystem, path: str) -> Job[None]:
     try:
         yield from sync_directory(fs, _parent(path))
     except SyncFailed as failure:
-        # A parent that may be entered but not read cannot be synced. Then nobody but an
-        # administrator made `path`: making a name in it would have needed the same rights.
-        if failure.errno not in {errno.EACCES, errno.EPERM}:
+        # A parent that may be entered but not read cannot be synced, nor one below a mount that is
+        # read-only for us (`path` being another mount). Then nobody but an administrator made
+        # `path`: making a name in the parent would have needed the same rights. If it is the disk
+        # that has become read-only, everything that is written in `path` meets that.
+        if failure.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise
 
 
