@@ -78,6 +78,7 @@ def test_a_port_in_use_is_refused_with_1(tmp_path: Path) -> None:
         said = refused(tmp_path / "data", "--listen", address)
     assert f"cannot start: cannot listen on {address}: Address already in use\n" in said
     assert "take another port with --listen or --http" in said
+    assert not (tmp_path / "data").exists(), "looked at after the logs were opened"
 
 
 def test_a_directory_that_cannot_be_made_is_refused_with_1(tmp_path: Path) -> None:

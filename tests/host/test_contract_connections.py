@@ -67,6 +67,24 @@ async def test_a_listener_knows_its_port(network: Network, listener: Listener) -
         await network.listen("127.0.0.1", listener.port)
 
 
+async def test_who_binds_without_listening_has_the_port_and_refuses_clients(
+    network: Network, listener: Listener
+) -> None:
+    with fails_with(errno.EADDRINUSE):
+        await network.bind("127.0.0.1", listener.port)
+    [bound] = await network.bind("127.0.0.1", 0)
+    try:
+        assert bound.port not in {0, listener.port}
+        with fails_with(errno.ECONNREFUSED):
+            await network.connect("127.0.0.1", bound.port)
+        bound.listen()
+        bound.listen()
+        (await network.connect("127.0.0.1", bound.port)).close()
+        (await bound.accept()).close()
+    finally:
+        bound.close()
+
+
 async def test_nobody_there_is_an_oserror(network: Network, listener: Listener) -> None:
     listener.close()
     listener.close()

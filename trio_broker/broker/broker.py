@@ -41,12 +41,12 @@ from trio_broker.host.clock import has_real_time
 from trio_broker.metadata.decisions import StartedDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_broker.broker.descriptors import DescriptorBudget
     from trio_broker.broker.interception import Interceptor
     from trio_broker.config import BrokerConfig
-    from trio_broker.host.interface import Host
+    from trio_broker.host.interface import Host, Listener
 
 logger = logging.getLogger("trio_broker.broker")
 
@@ -139,10 +139,14 @@ class BrokerTree:
                 self.state.root_task = trio.lowlevel.current_task()
                 self._report_descriptors()
                 async with open_http_server(self.state):
-                    async with AsyncExitStack() as stack:
-                        await self._start_storage(stack)
-                        await self._serve(task_status)
-                        await self._close_storage()
+                    with ExitStack() as sockets:
+                        # A port that is taken ends the start before a log is opened: one that is
+                        # not closed in order afterwards would have to be recovered.
+                        listeners = await bind_listeners(self.state, sockets)
+                        async with AsyncExitStack() as stack:
+                            await self._start_storage(stack)
+                            await self._serve(listeners, sockets, task_status)
+                            await self._close_storage()
                     self.state.phase = Phase.STOPPED
             if self.started:
                 self._sum_up()
@@ -209,7 +213,12 @@ class BrokerTree:
         for log_dir in state.log_dirs:
             log_dir.report_start()
 
-    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(
+        self,
+        listeners: Sequence[Listener],
+        sockets: ExitStack,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
         """Serve until the stop is requested, then close the intake from the outside in."""
         state = self.state
         network = state.config.network
@@ -220,8 +229,9 @@ class BrokerTree:
             background.start_soon(self._work_in_background)
             async with trio.open_nursery() as connections:
                 state.connections = connections
-                with ExitStack() as sockets:
-                    listeners = await bind_listeners(state, sockets)
+                with sockets:
+                    for listener in listeners:
+                        listener.listen()
                     state.bound = [(listener.host, listener.port) for listener in listeners]
                     async with trio.open_nursery() as accepting:
                         for listener in listeners:

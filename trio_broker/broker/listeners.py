@@ -86,7 +86,7 @@ class ConnectionGate:
 
 
 async def bind_listeners(state: BrokerState, resources: ExitStack) -> list[Listener]:
-    """Bind every configured address; `resources` closes them.
+    """Bind every configured address, without listening yet; `resources` closes them.
 
     Raises:
         OSError: an address cannot be bound; it is named.
@@ -94,7 +94,7 @@ async def bind_listeners(state: BrokerState, resources: ExitStack) -> list[Liste
     listeners: list[Listener] = []
     for text in state.config.listeners:
         host, port = split_address(text)
-        for listener in await state.host.network.listen(host, port):
+        for listener in await state.host.network.bind(host, port):
             resources.callback(listener.close)
             listeners.append(listener)
     return listeners

@@ -302,7 +302,7 @@ class Stream(Protocol):
 
 
 class Listener(Protocol):
-    """A bound address that accepts connections."""
+    """A bound address that accepts connections once it listens."""
 
     @property
     def host(self) -> str:
@@ -311,6 +311,13 @@ class Listener(Protocol):
     @property
     def port(self) -> int:
         """Port bound to, the real one where 0 was asked for."""
+
+    def listen(self) -> None:
+        """Take clients from now on; before, they are refused. Idempotent.
+
+        Raises:
+            OSError: EADDRINUSE: somebody else listens there since it was bound.
+        """
 
     async def accept(self) -> Stream:
         """Wait for the next connection. May raise OSError (EMFILE, ENFILE, ECONNABORTED, ...)."""
@@ -326,8 +333,15 @@ class Listener(Protocol):
 class Network(Protocol):
     """Sockets, real or simulated."""
 
+    async def bind(self, host: str, port: int) -> Sequence[Listener]:
+        """Take every address `host` resolves to, without listening yet.
+
+        Raises:
+            OSError: an address cannot be had; it is named, and nothing stays bound.
+        """
+
     async def listen(self, host: str, port: int) -> Sequence[Listener]:
-        """Bind every address `host` resolves to. Raises OSError naming the address."""
+        """Take every address `host` resolves to, and listen there. Raises OSError as `bind`."""
 
     async def connect(self, host: str, port: int) -> Stream:
         """Connect. Raises OSError."""

@@ -163,7 +163,7 @@ class RealStream:
 
 
 class RealListener:
-    """A listening socket; the terms are those of `interface.Listener`.
+    """A bound socket, which listens when told; the terms are those of `interface.Listener`.
 
     Attributes:
         host: address bound to.
@@ -173,18 +173,25 @@ class RealListener:
 
     __slots__ = ("host", "port", "turned_away", "_socket", "_descriptor", "_spares")
 
-    def __init__(self, listening: socket.socket, spares: SpareDescriptors) -> None:
-        """Take over `listening`, which is bound, listening and non-blocking."""
-        self.host, self.port = listening.getsockname()[:2]
+    def __init__(self, bound: socket.socket, spares: SpareDescriptors) -> None:
+        """Take over `bound`, which is non-blocking."""
+        self.host, self.port = bound.getsockname()[:2]
         self.turned_away = 0
-        self._socket = listening
-        self._descriptor = listening.fileno()  # -1: closed
+        self._socket = bound
+        self._descriptor = bound.fileno()  # -1: closed
         self._spares = spares
         spares.want(1)
 
     def __repr__(self) -> str:
         state = "closed" if self._descriptor < 0 else "open"
         return f"<RealListener {_address_text((self.host, self.port))} {state}>"
+
+    def listen(self) -> None:
+        """Take clients from now on; see `interface.Listener`."""
+        try:
+            self._socket.listen(_BACKLOG)
+        except OSError as error:
+            raise _cannot_listen(error, (self.host, self.port)) from error
 
     async def accept(self) -> RealStream:
         """Wait for the next connection.
@@ -244,7 +251,21 @@ class RealNetwork:
         self._spares = spares or SpareDescriptors()
 
     async def listen(self, host: str, port: int) -> Sequence[RealListener]:
+        """Bind as `bind` does, and listen. Raises OSError as it does."""
+        listeners = await self.bind(host, port)
+        try:
+            for listener in listeners:
+                listener.listen()
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        return listeners
+
+    async def bind(self, host: str, port: int) -> Sequence[RealListener]:
         """Bind every address that `host` resolves to, all on the same port.
+
+        Nobody else can listen there then, and clients are refused until `RealListener.listen`.
 
         IPv6 addresses are left out where the system has IPv6 switched off and there are others.
 
@@ -261,7 +282,7 @@ class RealNetwork:
         addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
         for attempt in range(_PORT_ATTEMPTS_MAX):
             try:
-                return _listen_on_all(addresses, self._spares)
+                return _bind_all(addresses, self._spares)
             except OSError as error:
                 # The port that the first address got by chance is taken on another one.
                 is_chance = port == 0 and error.errno == errno.EADDRINUSE
@@ -340,8 +361,8 @@ def _stream(connected: socket.socket, address: tuple[str, int]) -> RealStream:
 _Address = tuple[int, tuple[str | bytes, int] | tuple[str, int, int, int] | tuple[int, bytes]]
 
 
-def _listen_on_all(addresses: Sequence[_Address], spares: SpareDescriptors) -> list[RealListener]:
-    """Listen on each address; give later ones the port that the system chose for the first."""
+def _bind_all(addresses: Sequence[_Address], spares: SpareDescriptors) -> list[RealListener]:
+    """Bind each address; give later ones the port that the system chose for the first."""
     sockets: list[socket.socket] = []
     left_out: OSError | None = None
     port = 0
@@ -349,7 +370,7 @@ def _listen_on_all(addresses: Sequence[_Address], spares: SpareDescriptors) -> l
         for family, address in addresses:
             bind_to = (address[0], address[1] or port, *address[2:])
             try:
-                sockets.append(_listen_on_one(family, bind_to))
+                sockets.append(_bind_one(family, bind_to))
             except OSError as error:
                 if family == socket.AF_INET6 and error.errno in {
                     errno.EAFNOSUPPORT,
@@ -368,7 +389,7 @@ def _listen_on_all(addresses: Sequence[_Address], spares: SpareDescriptors) -> l
     return [RealListener(bound, spares) for bound in sockets]
 
 
-def _listen_on_one(family: int, address: tuple[object, ...]) -> socket.socket:
+def _bind_one(family: int, address: tuple[object, ...]) -> socket.socket:
     bound: socket.socket | None = None
     try:
         bound = socket.socket(family, socket.SOCK_STREAM)
@@ -378,13 +399,16 @@ def _listen_on_one(family: int, address: tuple[object, ...]) -> socket.socket:
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind(address)
-        bound.listen(_BACKLOG)
     except OSError as error:
         if bound is not None:
             bound.close()
-        text = f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}"
-        raise OSError(error.errno, text) from error
+        raise _cannot_listen(error, address) from error
     return bound
+
+
+def _cannot_listen(error: OSError, address: tuple[object, ...]) -> OSError:
+    text = f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}"
+    return OSError(error.errno, text)
 
 
 def _first_cause(error: BaseException) -> tuple[int | None, str]:

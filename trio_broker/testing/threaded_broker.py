@@ -50,19 +50,19 @@ STOP_GRACE_SECONDS = 10.0
 
 
 class _HeldNetwork(RealNetwork):
-    """The machine's network; a port that was listened at once is kept while nobody does."""
+    """The machine's network; a port that was bound once is kept while nobody has it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._held = ExitStack()
 
-    async def listen(self, host: str, port: int) -> Sequence[RealListener]:
-        """Give the ports back that were held, and listen."""
+    async def bind(self, host: str, port: int) -> Sequence[RealListener]:
+        """Give the ports back that were held, and bind."""
         self._held.close()
-        return await super().listen(host, port)
+        return await super().bind(host, port)
 
     def hold(self, addresses: Sequence[tuple[str, int]]) -> None:
-        """Keep these ports; `listen` and `release` give them back."""
+        """Keep these ports; `bind` and `release` give them back."""
         for host, port in addresses:
             self._held.callback(self.hold_port(host, port))
 

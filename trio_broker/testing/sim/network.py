@@ -257,7 +257,11 @@ class SimStream:
 
 
 class SimListener:
-    """A simulated bound address; see `trio_broker.host.interface.Listener`."""
+    """A simulated bound address; see `trio_broker.host.interface.Listener`.
+
+    Attributes:
+        is_listening: connections are not refused.
+    """
 
     def __init__(self, network: SimNetwork, host: str, port: int) -> None:
         self._network = network
@@ -267,6 +271,7 @@ class SimListener:
         self._errors: deque[int] = deque()
         self._changed = trio.Event()
         self._is_closed = False
+        self.is_listening = False
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else f"{len(self._backlog)} waiting"
@@ -286,6 +291,10 @@ class SimListener:
     def is_full(self) -> bool:
         """True when further connections must wait."""
         return len(self._backlog) >= _BACKLOG_MAX
+
+    def listen(self) -> None:
+        """Take connections from now on; see `Listener.listen`."""
+        self.is_listening = True
 
     async def accept(self) -> SimStream:
         """Wait for the next connection."""
@@ -371,7 +380,14 @@ class SimNetwork:
             raise NodeDead
 
     async def listen(self, host: str, port: int) -> Sequence[SimListener]:
-        """Bind an address of this machine; see `Network.listen`."""
+        """Bind an address of this machine, and listen; see `Network.listen`."""
+        listeners = await self.bind(host, port)
+        for listener in listeners:
+            listener.listen()
+        return listeners
+
+    async def bind(self, host: str, port: int) -> Sequence[SimListener]:
+        """Bind an address of this machine; see `Network.bind`."""
         await trio.lowlevel.checkpoint()
         self.check_alive()
         if host not in _OWN_ADDRESSES and host != self.name:
@@ -417,7 +433,8 @@ class SimNetwork:
 
     def listener(self, port: int) -> SimListener | None:
         """Return what listens on a port."""
-        return self._listeners.get(port)
+        listener = self._listeners.get(port)
+        return listener if listener is not None and listener.is_listening else None
 
     def unlisten(self, listener: SimListener) -> None:
         """Free a listener's port."""
