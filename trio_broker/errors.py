@@ -183,6 +183,18 @@ class ProtocolError(TrioBrokerError):
     """A peer sent bytes that are not a legal message: its connection closes, nothing else."""
 
 
+class ForeignProtocol(ProtocolError):
+    """A peer speaks another protocol.
+
+    Attributes:
+        reply: says so in that protocol; may be empty.
+    """
+
+    def __init__(self, message: str, *, reply: bytes = b"") -> None:
+        super().__init__(message)
+        self.reply = reply
+
+
 class RequestError(TrioBrokerError):
     """A call of the embedded API was answered with an error code.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import socket
+import ssl
 from typing import Any
 
 import attrs
@@ -24,6 +26,7 @@ from tests.broker.harness import (
 from trio_broker import BrokerConfig
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.config import NetworkConfig
+from trio_broker.testing import broker_thread
 from trio_broker.testing.sim.network import NetworkFaults
 from trio_broker.wire.api import ApiKey
 from trio_broker.wire.messages.api_versions import ApiVersionsRequest
@@ -33,6 +36,29 @@ from trio_broker.wire.messages.produce import PartitionProduceData, TopicProduce
 
 def network(world: World, **changes: Any) -> NetworkConfig:
     return attrs.evolve(world.config().network, **changes)
+
+
+# ------------------------------------------------------------------------------- other protocols
+def test_http_at_the_kafka_port_is_told_the_way_in_http(caplog: pytest.LogCaptureFixture) -> None:
+    with broker_thread() as broker, caplog.at_level("INFO", "trio_broker.connection"):
+        host, _, port = broker.bootstrap.rpartition(":")
+        asking = http.client.HTTPConnection(host, int(port), timeout=10)
+        asking.request("POST", "/topics/orders", b"x" * 1000)
+        answer = asking.getresponse()
+        assert answer.status == 400
+        assert b"This port speaks the Kafka protocol, not HTTP." in answer.read()
+        asking.close()
+    assert "an HTTP request came to a port that speaks the Kafka protocol" in caplog.text
+
+
+def test_tls_at_the_kafka_port_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with broker_thread() as broker, caplog.at_level("INFO", "trio_broker.connection"):
+        host, _, port = broker.bootstrap.rpartition(":")
+        with socket.create_connection((host, int(port)), 10) as connected:
+            with pytest.raises(OSError, match=r"EOF|reset|Reset"):
+                ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+    assert "a TLS handshake came" in caplog.text
+    assert "security.protocol=PLAINTEXT" in caplog.text
 
 
 # -------------------------------------------------------------------------- silent and slow

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_broker.buffers import BufferPool
-from trio_broker.errors import ProtocolError
+from trio_broker.errors import ForeignProtocol, ProtocolError
 from trio_broker.wire.frames import FrameSplitter
 
 KIB = 1024
@@ -210,6 +210,26 @@ def test_illegal_sizes_are_refused_at_once(size: int, received: int) -> None:
     stream = struct.pack(">ih", size, 0) + bytes(20)
     with pytest.raises(ProtocolError, match="a frame of"):
         feed(splitter, stream[:received], [received])
+
+
+@pytest.mark.parametrize(
+    "first, said, is_told",
+    [
+        (b"GET /metrics HTTP/1.1\r\n", "an HTTP request came", True),
+        (b"POST /topics HTTP/1.1\r\n", "an HTTP request came", True),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "an HTTP request came", True),
+        (b"HTTP/1.1 400 Bad Request\r\n", "what answers there speaks HTTP", False),
+        (bytes.fromhex("16030102000100"), "a TLS handshake came", False),
+        (bytes.fromhex("15030300020246"), "what answers there expects TLS", False),
+    ],
+)
+@pytest.mark.parametrize("received", [4, 5, 6, 7])
+def test_other_protocols_are_told_by_how_they_begin(
+    first: bytes, said: str, received: int, *, is_told: bool
+) -> None:
+    with pytest.raises(ForeignProtocol, match=said) as caught:
+        feed(FrameSplitter(100 * MIB, 4 * MIB), first[:received], [received])
+    assert caught.value.reply.startswith(b"HTTP/1.1 400 ") == is_told
 
 
 def test_limits_depend_on_the_api() -> None:

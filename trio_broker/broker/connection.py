@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from trio_broker.broker.handlers.produce import ProduceInFlight, start_produce
 from trio_broker.broker.handlers.table import answer, served_api
-from trio_broker.errors import BrokerClosed, ProtocolError
+from trio_broker.errors import BrokerClosed, ForeignProtocol, ProtocolError
 from trio_broker.wire.api import ApiKey
 from trio_broker.wire.frames import FrameSplitter
 from trio_broker.wire.headers import decode_request_header
@@ -125,6 +126,8 @@ class Connection:
             self.close_reason = f"protocol error: {error}"
             what = f"closing {self.stream.peer}: {error}"
             self._state.paced(logger).log(logging.INFO, "closing", what)
+            if isinstance(error, ForeignProtocol):
+                self._say_goodbye(error.reply)
         finally:
             self.stream.close()
             memory = self._state.request_memory
@@ -135,6 +138,11 @@ class Connection:
             self._backlog.clear()
             memory.give_back(self._claimed_bytes)
             memory.finished(self)
+
+    def _say_goodbye(self, reply: bytes) -> None:
+        """Tell a client of another protocol that this is not its port, if it listens."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self.stream.send_nowait(reply)
 
     def close(self, reason: str) -> None:
         """End the connection's task; called by the reaper and the shutdown."""

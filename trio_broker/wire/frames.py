@@ -20,6 +20,7 @@ from struct import Struct
 from trio_broker.buffers import BufferPool, is_unshared
 from trio_broker.errors import ProtocolError
 from trio_broker.wire.api import ApiKey
+from trio_broker.wire.strangers import too_large
 
 _KIB = 1024
 #: Size of the small buffer of a new connection: idle ones must stay cheap.
@@ -163,6 +164,7 @@ class FrameSplitter:
 
         Raises:
             ProtocolError: the peer claims a frame with a negative or too large size.
+            ForeignProtocol: that was no size, but the beginning of another protocol.
         """
         own = self._own
         if own is not None:
@@ -250,7 +252,7 @@ def _check_size(size: int, limit: int) -> None:
     if size < _FRAME_BYTES_MIN:
         raise ProtocolError(f"a frame of {size} bytes")
     if size > limit:
-        raise ProtocolError(f"a frame of {size} bytes, at most {limit} are accepted")
+        raise too_large(size, limit)
 
 
 class _Memory(BytesIO):
