@@ -16,6 +16,8 @@ import pytest
 from tests.cli.commands import PATIENCE_SECONDS, Commands, check_shape
 from tests.support.requirements import missing_programs, skip_loudly
 from tests.support.server import free_port, running_server
+from trio_broker.testing import broker_thread
+from trio_broker.testing.memory import config_for_tests
 
 NOBODY = Commands("127.0.0.1:1")
 
@@ -83,6 +85,15 @@ def test_produce_and_consume_end_with_4_too() -> None:
 
 def test_an_address_that_is_none_is_a_mistake_of_usage() -> None:
     assert "--bootstrap" in Commands("localhost").call("topic", "list", code=2).stderr
+
+
+def test_an_advertised_address_that_leads_nowhere_is_told_from_no_broker() -> None:
+    with broker_thread(config_for_tests(advertised="127.0.0.1:1")) as broker:
+        address = broker.bootstrap
+        outcome = Commands(address).call("cluster", "health", "--timeout", "0.2", code=4)
+    assert "cannot connect to 127.0.0.1:1: Connection refused" in outcome.stderr
+    assert f"{address} answers, and says that the broker is at 127.0.0.1:1" in outcome.stderr
+    assert "--advertise" in outcome.stderr
 
 
 def test_who_answers_with_something_else_is_no_broker() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -214,7 +215,13 @@ def _hints(connect: Connect, error: BaseException) -> Iterator[str]:
     """Yield what to do next."""
     if isinstance(error, Failed) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, Unreachable):
+    if elsewhere := _told_to_connect_to(connect, error):
+        yield (
+            f"{connect.bootstrap} answers, and says that the broker is at {elsewhere}, which this "
+            "machine cannot reach: `trio-broker serve --advertise` (advertised.listeners of Apache "
+            "Kafka) sets what clients are told."
+        )
+    elif isinstance(error, Unreachable):
         yield (
             f"Is a broker running at {connect.bootstrap}? `trio-broker serve` starts one; "
             "-b HOST:PORT or TRIO_BROKER_BOOTSTRAP names another."
@@ -229,8 +236,24 @@ def _hints(connect: Connect, error: BaseException) -> Iterator[str]:
             yield hint
 
 
+def _told_to_connect_to(connect: Connect, error: BaseException) -> str | None:
+    """Return the address that could not be reached, if a broker has told it, and not the user."""
+    if not isinstance(error, (Unreachable, RequestTimedOut, DeliveryTimedOut)):
+        return None
+    found = _UNREACHED.search(str(error))
+    given = {split_address(part.strip()) for part in connect.bootstrap.split(",") if part.strip()}
+    if found is None or split_address(found[1]) in given:
+        return None
+    return found[1]
+
+
+#: How `RealNetwork.connect` says that it cannot.
+_UNREACHED = re.compile(r"cannot connect to (\S+:\d+):")
+
 _HINTS = {
-    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: "`trio-broker topic list` shows the topics there are.",
+    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: (
+        "`trio-broker topic list` shows the topics there are, `topic create` makes one."
+    ),
     ErrorCode.TOPIC_ALREADY_EXISTS: "`trio-broker topic describe` shows it.",
     ErrorCode.INVALID_REPLICATION_FACTOR: "Leave -r out: the brokers' default is taken then.",
     ErrorCode.INVALID_CONFIG: (
