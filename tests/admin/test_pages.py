@@ -57,7 +57,12 @@ def test_whoever_stops_the_broker_waits_for_long_enough() -> None:
 
 def test_the_unit_fits_what_the_broker_does() -> None:
     unit = (HOW_TO / "trio-broker.service").read_text("utf-8")
-    for line in ("Type=notify", "RestartPreventExitStatus=2", "LimitNOFILE=65536"):
+    for line in (
+        "Type=notify",
+        "RestartPreventExitStatus=2",
+        "LimitNOFILE=65536",
+        "StartLimitIntervalSec=0",
+    ):
         assert line in unit.splitlines()
     assert not re.search(r"\\$", unit, re.MULTILINE)
 
