@@ -374,7 +374,7 @@ class HttpConfig(Checked):
         },
     )
     host_names: tuple[str, ...] = _texts(
-        (), help="names that Host headers may have, besides addresses and localhost"
+        (), help="names that Host headers may have, besides addresses, localhost and advertised"
     )
     connections_max: int = _bounded(32, 1, 10_000, help="connections open at once")
     header_bytes_max: int = _bounded(16 * KIB, KIB, MIB, help="longest request line and headers")
@@ -393,7 +393,8 @@ class HttpConfig(Checked):
         elif self.token is None and not is_loopback(split_address(self.listen)[0]):
             reason = (
                 f"{self.listen!r} can be reached from other machines, and what is served there "
-                "says much about this one: set 'http.token', or listen on 127.0.0.1"
+                "says much about this one: set 'http.token' (TRIO_BROKER_HTTP__TOKEN, 16 "
+                "characters or more), or listen on 127.0.0.1"
             )
             yield ConfigFault(reason, ("listen", "token"))
 

@@ -161,6 +161,7 @@ HOSTS = {
     "10.1.2.3": 200,
     "LOCALHOST": 200,
     "broker.internal:9644": 200,
+    "broker.example:9644": 200,
     "evil.example": 403,
     "localhost.evil.example": 403,
     "127.0.0.1.evil.example": 403,
@@ -172,7 +173,8 @@ HOSTS = {
 
 async def test_the_host_header_must_name_this_server(config: BrokerConfig) -> None:
     http = HttpConfig(listen="127.0.0.1:0", host_names=("broker.internal",))
-    async with running(config.with_values(http=http)) as run:
+    told = config.with_values(http=http, advertised="broker.example:9092")
+    async with running(told) as run:
         for host, status in HOSTS.items():
             answer = await ask(run, "/health/live", headers={"Host": host})
             assert answer.status == status, host

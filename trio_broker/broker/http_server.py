@@ -70,7 +70,10 @@ async def open_http_server(state: BrokerState) -> AsyncIterator[None]:
     host, port = split_address(config.listen)
     lane = state.host.open_lane("http", _RENDER_SECONDS_MAX)
     view = BrokerPages(state, lane)
-    protocol = HttpProtocol(view, config, state.supervisor, host_names=[host])
+    names = [host]
+    if (advertised := state.config.advertised) is not None:
+        names.append(split_address(advertised)[0])
+    protocol = HttpProtocol(view, config, state.supervisor, host_names=names)
     async with trio.open_nursery() as nursery:
         server = HttpServer(state, protocol, nursery)
         with ExitStack() as sockets:
