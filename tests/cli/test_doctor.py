@@ -113,3 +113,25 @@ def test_too_few_descriptors(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "the process may have 60 descriptors" in result.stdout
     assert "-> raise it: LimitNOFILE=65536" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "advertised, level, said",
+    [
+        ("nobody.invalid:9092", "warning", "cannot be resolved here"),
+        ("localhost:9092", "warning", "is this machine for itself"),
+        ("192.0.2.7:9092", "ok", "is 192.0.2.7"),
+    ],
+)
+def test_the_address_that_clients_are_told(
+    tmp_path: Path, advertised: str, level: str, said: str
+) -> None:
+    options = ["--listen", f"0.0.0.0:{free_port()}", "--http", "off", "--advertise", advertised]
+    found = findings("--data-dir", str(tmp_path / "data"), *options)
+    assert said in found[level, f"advertised {advertised}"]
+
+
+def test_a_log_directory_of_kafka_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "meta.properties").write_text("version=1\n")
+    found = findings(*serve_as(tmp_path), code=1)
+    assert "log directory of Apache Kafka" in found["failure", f"directory {tmp_path}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -70,6 +71,18 @@ def test_a_directory_of_another_node_is_refused_with_2(tmp_path: Path) -> None:
     assert "belongs to node 0, this broker is configured as node 4; set node_id=0 or" in said
 
 
+def test_a_log_directory_of_kafka_is_refused_with_2_and_left_as_it_was(tmp_path: Path) -> None:
+    kafka = tmp_path / "kafka"
+    kafka.mkdir()
+    (kafka / "meta.properties").write_text("version=1\ncluster.id=x\nnode.id=1\n")
+    for options in (["--data-dir", str(kafka)], ["-X", f"log_dirs={kafka}"]):
+        said = refused(tmp_path / "data", "--listen", "127.0.0.1:0", *options, code=2)
+        assert f"{kafka} is a log directory of Apache Kafka" in said
+        assert "name an empty directory" in said
+        assert os.listdir(kafka) == ["meta.properties"]
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_port_in_use_is_refused_with_1(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -85,7 +98,7 @@ def test_a_directory_that_cannot_be_made_is_refused_with_1(tmp_path: Path) -> No
     (tmp_path / "file").write_text("no directory")
     said = refused(tmp_path / "file" / "data", "--listen", "127.0.0.1:0")
     assert f"cannot start: {tmp_path / 'file'}" in said
-    assert "Name a directory that this user can make and write to." in said
+    assert f"Name a directory that this user (uid {os.geteuid()}) can make and write to" in said
 
 
 def test_several_addresses_get_a_line_each(tmp_path: Path) -> None:

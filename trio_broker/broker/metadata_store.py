@@ -13,6 +13,7 @@ import trio
 
 from trio_broker.broker.controller import Controller, run_controller
 from trio_broker.cluster.embedded import open_embedded_store
+from trio_broker.storage.foreign_directories import refuse_directories_of_kafka
 
 if TYPE_CHECKING:
     from trio_broker.broker.state import BrokerState
@@ -23,7 +24,8 @@ async def open_controller(state: BrokerState) -> AsyncIterator[Controller]:
     """Open this broker's own metadata store, with its lane, and run a controller on it.
 
     Raises:
-        ConfigError: the folder belongs to another node or cluster.
+        ConfigError: the folder belongs to another node or cluster, or one of the directories that
+            are configured to Apache Kafka.
         LogDirInUse: another broker runs on it.
         StorageError, OSError: it cannot be opened.
     """
@@ -33,6 +35,8 @@ async def open_controller(state: BrokerState) -> AsyncIterator[Controller]:
     async with trio.open_nursery() as lanes:
         await lanes.start(lane.serve)
         try:
+            directories = (config.data_dir, *config.log_directories)
+            await lane.run(refuse_directories_of_kafka(host.fs, directories))
             async with (
                 open_embedded_store(
                     host,

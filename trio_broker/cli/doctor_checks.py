@@ -6,6 +6,7 @@ Blocks, as there is nothing else to do. Called by `doctor`.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import platform
 import sys
@@ -27,6 +28,7 @@ from trio_broker.host.config_file import load
 from trio_broker.host.real import real_host
 from trio_broker.records.compression import Compression, available
 from trio_broker.storage.disk_state import LOW_INODES, thresholds
+from trio_broker.storage.foreign_directories import KAFKA_NAME, OUR_NAMES
 from trio_broker.storage.paths import LOCK_NAME
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def examine(
         of_metadata = [config.metadata_directory] if directory == config.data_dir else []
         findings += _directory(directory, [*of_metadata, *({directory} & locked)])
     findings += _ports(config, in_use=any(map(_is_in_use, locked)))
+    findings += _advertised(config)
     findings += _clock(directories)
     return findings
 
@@ -175,6 +178,13 @@ def _descriptors(config: BrokerConfig) -> Iterator[Finding]:
 
 
 # ------------------------------------------------------------------------------- directories
+def _names_in(path: str) -> set[str]:
+    try:
+        return set(os.listdir(path))
+    except OSError:
+        return set()
+
+
 def _directory(path: str, locks: Iterable[str]) -> Iterator[Finding]:
     check = f"directory {path}"
     there = os.path.abspath(path)
@@ -199,6 +209,14 @@ def _directory(path: str, locks: Iterable[str]) -> Iterator[Finding]:
         yield Finding(check, Level.FAILURE, "is no directory", "name another one")
         return
     else:
+        if KAFKA_NAME in (names := _names_in(there)) and not names & set(OUR_NAMES):
+            yield Finding(
+                check,
+                Level.FAILURE,
+                "is a log directory of Apache Kafka, which cannot be read here",
+                "name an empty directory, and let a mirroring tool copy the records",
+            )
+            return
         for lock in locks:
             yield from _lock(check, os.path.abspath(lock))
         yield from _writing(check, there)
@@ -364,6 +382,46 @@ def _ports(config: BrokerConfig, *, in_use: bool) -> Iterator[Finding]:
                 errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE; take a higher",
             }.get(fault.errno or 0, "name an address of this machine, or 0.0.0.0 for all of them")
             yield Finding(check, Level.FAILURE, fault.strerror or str(fault), advice)
+
+
+def _advertised(config: BrokerConfig) -> Iterator[Finding]:
+    """Look at the address that clients are told from here, where it should mean the same."""
+    if config.advertised is None:
+        return
+    host, port = split_address(config.advertised)
+    check = f"advertised {config.advertised}"
+    try:
+        addresses = trio.run(_addresses_of, host, port)
+    except OSError as error:
+        yield Finding(
+            check,
+            Level.WARNING,
+            f"cannot be resolved here: {error.strerror or error}",
+            "clients are told this name, so all of them must be able to resolve it",
+        )
+        return
+    listened = {split_address(listener)[0] for listener in config.listeners}
+    if all(map(_is_loopback, addresses)) and not all(map(_is_loopback, listened)):
+        yield Finding(
+            check,
+            Level.WARNING,
+            "is this machine for itself: clients elsewhere are told to connect to their own",
+            "advertise a name or address that they can reach, if there are such clients",
+        )
+    else:
+        yield Finding(check, Level.OK, f"is {', '.join(sorted(addresses))}")
+
+
+async def _addresses_of(host: str, port: int) -> set[str]:
+    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    return {str(address[0]) for *_, address in found}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _listen(host: str, port: int) -> OSError | None:

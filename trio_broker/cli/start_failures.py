@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 
-from trio_broker.errors import CorruptLog, CorruptMetadata, FormatTooNew, LogDirInUse
+from trio_broker.errors import (
+    AppendFailed,
+    CorruptLog,
+    CorruptMetadata,
+    FormatTooNew,
+    LogDirInUse,
+    SyncFailed,
+)
 
 #: Said when nothing better is known.
 _LOOK = "`trio-broker doctor` with the same options looks for the cause."
@@ -17,7 +25,10 @@ _BY_ERRNO = {
     ),
     errno.EMFILE: "Allow this process more files: `ulimit -n`, or LimitNOFILE= of systemd.",
     errno.ENOSPC: "Make room on that disk, or name another directory with --data-dir.",
-    errno.EROFS: "That disk can only be read. Mount it anew, or name another with --data-dir.",
+    errno.EROFS: (
+        "That place can only be read. Mount it anew, or name another with --data-dir or log_dirs. "
+        "For a service of systemd (ProtectSystem=strict) ReadWritePaths= opens it."
+    ),
 }
 #: The path leads nowhere, or this user may not go there. EACCES is also said of ports below 1024.
 _NOT_FOR_US = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -28,6 +39,11 @@ def text_of_failure(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def _user() -> str:
+    """Return the user's number: volumes of containers often belong to another one."""
+    return f" (uid {os.geteuid()})" if hasattr(os, "geteuid") else ""
 
 
 def hint_for(error: Exception) -> str:
@@ -41,7 +57,12 @@ def hint_for(error: Exception) -> str:
     if isinstance(error, OSError):
         if error.errno in _NOT_FOR_US:
             if error.filename:
-                return f"Name a directory that this user can make and write to. {_LOOK}"
+                return (
+                    f"Name a directory that this user{_user()} can make and write to, or give it "
+                    f"to that user. {_LOOK}"
+                )
             return f"Ports below 1024 need privileges; take a higher one with --listen. {_LOOK}"
         return _BY_ERRNO.get(error.errno or 0, _LOOK)
+    if isinstance(error, SyncFailed | AppendFailed):
+        return _BY_ERRNO.get(error.errno, _LOOK)
     return _LOOK
