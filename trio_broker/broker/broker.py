@@ -226,7 +226,7 @@ class BrokerTree:
             lambda: state.descriptors.connections_max, network.connections_per_address_max
         )
         async with trio.open_nursery() as background:
-            background.start_soon(self._work_in_background)
+            await background.start(self._work_in_background)
             async with trio.open_nursery() as connections:
                 state.connections = connections
                 with sockets:
@@ -272,7 +272,7 @@ class BrokerTree:
         finally:
             phase.leftovers += [repr(connection) for connection in state.clients]
 
-    async def _work_in_background(self) -> None:
+    async def _work_in_background(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Do what nobody asks for, until `_stop_background`."""
         state = self.state
         with self._background:
@@ -287,6 +287,7 @@ class BrokerTree:
                     tasks.append(("loop lag", state.loop_lag.run))
                 for boundary, work in tasks:
                     nursery.start_soon(state.supervisor.keep_running, boundary, work, name=boundary)
+                task_status.started()
         self._background_ended.set()
 
     async def _stop_background(self, phase: PhaseRun) -> None:

@@ -21,6 +21,7 @@ from uuid import UUID
 import trio
 
 from trio_broker.broker.replica_work import Failure, Reconciler, ReplicaWork, Work
+from trio_broker.broker.topic_news import tell_of_deletions, tell_of_new_partitions
 from trio_broker.cluster.store import MetadataStore, OutcomeUnknown, StoreUnavailable
 from trio_broker.errors import (
     BrokerClosed,
@@ -471,6 +472,7 @@ class Controller:
             known = before.topics_by_id.get(topic_id)
             first = 0 if known is None else len(known.partitions)
             partitions += image.topics_by_id[topic_id].partitions[first:]
+        tell_of_new_partitions(before, image, topic_ids)
         return self._work.begin_start(image, partitions)
 
     def _begin_configure(self, _: MetadataImage, topic_ids: Sequence[TopicId]) -> Work:
@@ -482,6 +484,7 @@ class Controller:
         """Stop the replicas of topics whose deletion is committed."""
         topics = [before.topics_by_id[topic_id] for topic_id in topic_ids]
         partitions = [state for topic in topics for state in topic.partitions]
+        tell_of_deletions(before, topic_ids)
         return self._work.begin_stop(partitions, self.forget_deletions)
 
     def _begin_difference(self, before: MetadataImage) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
 from functools import partial
 from typing import Any
@@ -130,6 +131,12 @@ def serve(
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     with logging_to_stderr(log_level, as_json=as_json):
         logger = logging.getLogger("trio_broker.serve")
+        logger.info(
+            "trio-broker %s, Python %s, Trio %s",
+            __version__,
+            platform.python_version(),
+            trio.__version__,
+        )
         logger.info("configuration: %s", what_was_set(resolved))
         for sentence in without_effect(resolved):
             logger.warning("configuration: %s", sentence)

@@ -6,6 +6,7 @@ answer then already names its leader, since creation returns when the replicas r
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
+
+logger = logging.getLogger("trio_broker.topics")
 
 
 #: From this version on topics can be named by id; in the two before it the field is there only.
@@ -96,6 +99,8 @@ async def _create_missing(
     payment = pay_for_mutations(state, session, missing, strict=True)
     granted = [NewTopic(name=name) for name in missing if name not in payment.refused]
     if granted:
+        who = f"{session.peer} asked for {granted[0].name}, which does not exist: it is created"
+        state.paced(logger).log(logging.INFO, "created", f"{who} (auto_create_topics)")
         await state.controller.create_topics(granted)
     return payment
 
