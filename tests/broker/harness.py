@@ -385,12 +385,12 @@ def failing(
     met: list[str] = []
 
     @functools.wraps(original)
-    def fail(target: Any, *arguments: Any) -> Any:
+    def fail(target: Any, *arguments: Any, **options: Any) -> Any:
         path = target.path if on is SimFile else str(arguments[0])
         if part in path:
             met.append(path)
             raise OSError(error, os.strerror(error), path)
-        return original(target, *arguments)
+        return original(target, *arguments, **options)
 
     setattr(on, call, fail)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import attrs
 import pytest
 import trio
 
@@ -110,6 +111,25 @@ async def test_a_replica_that_came_online_on_a_failed_disk_is_brought_back_too(
             await eventually(lambda: not replica.refusal)
             answer = await client.produce(make_batch(b"2"))
             assert (answer.error_code, answer.base_offset) == (0, 1)
+
+
+@pytest.mark.parametrize("durability", ["os", "interval", "fsync"])
+@simulated
+async def test_a_write_that_could_not_be_taken_back_needs_no_operator(
+    world: World, durability: str
+) -> None:
+    """Nothing that was acknowledged is in doubt: no fsync has failed."""
+    async with world.running() as run, world.connect() as client:
+        await run.broker.create_topic("orders", configs={"durability": durability})
+        replica = run.replica("orders")
+        assert (await client.produce(make_batch(b"1"))).error_code == 0
+        world.fs.faults = attrs.evolve(world.fs.faults, write_error_rate=1.0)
+        answer = await client.produce(make_batch(bytes(5_000)))
+        assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+        assert replica.log.is_broken
+        world.fs.faults = attrs.evolve(world.fs.faults, write_error_rate=0.0)
+        await eventually(lambda: not replica.refusal)
+        assert (await client.produce(make_batch(b"2"))).error_code == 0
 
 
 @simulated

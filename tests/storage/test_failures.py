@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.storage.bench import NOW_MS, Bench, batch
+from tests.storage.bench import NOW_MS, TOPIC_PARTITION, Bench, batch
 from trio_broker.config import Durability, TopicConfig
-from trio_broker.errors import AppendFailed, CorruptLog, SyncFailed
+from trio_broker.errors import AppendFailed, CorruptLog, StorageError, SyncFailed
 from trio_broker.host.jobs import run_inline
 from trio_broker.storage import paths
 from trio_broker.storage.log import Accepted, Duplicate, Refused
+from trio_broker.storage.recovery import flush_closed_log_job
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
+
+if TYPE_CHECKING:
+    from trio_broker.host.interface import Job
 
 SMALL = TopicConfig(segment_bytes=1024, index_interval_bytes=150)
 
@@ -183,9 +188,97 @@ def test_a_log_that_a_failed_fsync_broke_is_not_synced_once_more_at_the_stop(
         run_inline(log.flush_job())
     log.mark_broken()
     synced = disk.count_calls()["sync"]
+    with pytest.raises(StorageError, match="has failed before"):
+        run_inline(log.close_job())
+    assert log.clean_summary is None
+    disk.unlink(f"{sim_bench.directory}/{paths.SYNC_FAILED_NAME}")
+    with pytest.raises(StorageError, match="has failed before"):
+        run_inline(log.close_job())
+    assert disk.count_calls()["sync"] == synced
+
+
+def test_a_stop_has_nothing_to_make_durable_where_acknowledgements_waited_for_fsync(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    log = sim_bench.open()
+    sim_bench.fill(2)
+    fail_call(disk, "sync")
+    with pytest.raises(SyncFailed):
+        sim_bench.append(batch([b"refused"]))
+    operations = disk.operation_count
     run_inline(log.close_job())
     assert log.clean_summary is None
+    assert disk.operation_count == operations
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_what_is_in_the_files_of_a_log_that_is_not_open_is_made_durable(
+    sim_bench: Bench, disk: SimFileSystem, has_checkpoint: bool
+) -> None:
+    sim_bench.durability, sim_bench.config = Durability.OS, SMALL
+    sim_bench.open()
+    sim_bench.fill(12)
+    if has_checkpoint:
+        sim_bench.checkpoint()
+        sim_bench.fill(12, start=12)
+    expected = sim_bench.read_all()
+    segments = [segment.base_offset for segment in sim_bench.log.segments]
+    sim_bench.crash()
+    before = disk.count_calls()["sync"]
+    run_inline(closed_flush(sim_bench))
+    synced = disk.count_calls()["sync"] - before
+    assert 1 < synced < len(segments) if has_checkpoint else synced == len(segments)
+    assert sim_bench.open_count == 0
+    sim_bench.fs = disk.crash()
+    sim_bench.open()
+    assert sim_bench.read_all() == expected
+
+
+@pytest.mark.parametrize("has_note", [False, True])
+def test_a_log_that_is_not_open_is_not_synced_after_a_failed_fsync(
+    sim_bench: Bench, disk: SimFileSystem, has_note: bool
+) -> None:
+    sim_bench.durability = Durability.OS
+    sim_bench.open()
+    sim_bench.fill(3)
+    sim_bench.crash()
+    fail_call(disk, "sync")
+    with pytest.raises(SyncFailed):
+        run_inline(closed_flush(sim_bench))
+    note = f"{sim_bench.directory}/{paths.SYNC_FAILED_NAME}"
+    assert paths.SYNC_FAILED_NAME in sim_bench.names()
+    if not has_note:
+        disk.unlink(note)
+    synced = disk.count_calls()["sync"]
+    with pytest.raises(StorageError, match="has failed before"):
+        run_inline(closed_flush(sim_bench, after_failed_sync=not has_note))
     assert disk.count_calls()["sync"] == synced
+    assert sim_bench.open_count == 0
+
+
+def closed_flush(bench: Bench, *, after_failed_sync: bool = False) -> Job[None]:
+    return flush_closed_log_job(
+        bench.fs, bench.directory, TOPIC_PARTITION, after_failed_sync=after_failed_sync
+    )
+
+
+def test_a_log_that_could_not_be_cut_back_has_no_failed_fsync(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    """So nothing acknowledged is in doubt, and no operator is needed to open it again."""
+    sim_bench.durability = Durability.OS
+    log = sim_bench.open()
+    sim_bench.fill(2)
+    fail_call(disk, "truncate")
+    fail_call(disk, "write_at")
+    with pytest.raises(AppendFailed):
+        sim_bench.append(batch([b"x" * 600]))
+    assert (log.is_broken, log.has_failed_sync) == (True, False)
+    fail_call(disk, "sync")
+    with pytest.raises(SyncFailed):
+        run_inline(log.flush_job())
+    log.mark_broken()
+    assert log.has_failed_sync
 
 
 def test_sealing_a_first_segment_of_which_nothing_is_durable(

@@ -102,6 +102,9 @@ class BrokerTree:
         """Stop as fast as is possible without losing what was acknowledged."""
         self._shutdown.hurry(reason, within_seconds=HURRY_SECONDS)
         self._stop_being_ready()
+        # Who waits for a call cannot be cancelled: one that hangs must not take the time to flush.
+        for lane in self.state.disk_lanes:
+            lane.limit_calls(self._shutdown.seconds_for_calls())
 
     @property
     def deadline(self) -> float:
@@ -309,7 +312,9 @@ class BrokerTree:
         log_dirs = self.state.log_dirs
         with self._shutdown.phase(FLUSH) as phase:
             self._limit_calls(phase)
-            await self._in_every_log_dir(phase, "flush", LogDir.flush)
+            await self._in_every_log_dir(
+                phase, "flush", lambda log_dir: log_dir.flush(lambda: phase.is_over)
+            )
         with self._shutdown.phase(CLOSE) as phase:
             self._limit_calls(phase)
             await self._in_every_log_dir(phase, "close", LogDir.close)
@@ -323,19 +328,33 @@ class BrokerTree:
         unfinished = dict.fromkeys(self.state.log_dirs)
 
         async def take_step(log_dir: LogDir) -> None:
-            failures: list[Exception]
-            try:
-                failures = await step(log_dir)
-            except (StorageError, OSError) as error:
-                failures = [error]
+            failures: list[Exception] = []
+
+            async def attempt() -> None:
+                try:
+                    failures.extend(await step(log_dir))
+                except (StorageError, OSError) as error:
+                    failures.append(error)
+
+            bug = await self.state.supervisor.absorb(log_dir.boundary, attempt)
+            failures += [bug] if bug is not None else []
             self._shutdown.failed(f"cannot {verb} {log_dir.directory.path}", failures)
             del unfinished[log_dir]
 
-        try:
+        async def watch_time() -> None:
+            """Let go, when the time is up, of what cannot be cancelled."""
+            try:
+                await trio.sleep_forever()
+            finally:
+                phase.is_over = True
+                for log_dir in unfinished:
+                    doing = ", ".join(log_dir.laggards()) or "waiting"
+                    phase.leftovers.append(f"{verb} {log_dir.directory.path}: {doing}")
+                    log_dir.give_up_calls()
+
+        async with trio.open_nursery() as watching:
+            watching.start_soon(watch_time)
             async with trio.open_nursery() as nursery:
                 for log_dir in self.state.log_dirs:
                     nursery.start_soon(take_step, log_dir)
-        finally:
-            for log_dir in unfinished:
-                doing = ", ".join(log_dir.laggards()) or "waiting"
-                phase.leftovers.append(f"{verb} {log_dir.directory.path}: {doing}")
+            watching.cancel_scope.cancel()

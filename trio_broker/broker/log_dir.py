@@ -29,13 +29,14 @@ from trio_broker.storage.disk_state import DiskHealth, DiskState, thresholds
 from trio_broker.storage.handles import SegmentCache, open_files_of
 from trio_broker.storage.log import LogSettings
 from trio_broker.storage.log_dir import LogDirectory, open_log_directory_job
-from trio_broker.storage.recovery import open_log_job
+from trio_broker.storage.recovery import flush_closed_log_job, open_log_job
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
     from uuid import UUID
 
     from trio_broker.broker.replica import Replica
+    from trio_broker.broker.shard_jobs import IsOver
     from trio_broker.broker.state import BrokerState
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.host.interface import Job, Lane, OpenFile
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from trio_broker.storage.log import Log
 
 logger = logging.getLogger("trio_broker.log_dir")
+
+#: When the time of a stop's phase is up, a call that is under way may take so long, and no longer.
+LAST_CALL_SECONDS = 0.1
 
 
 class LogDir:
@@ -232,6 +236,7 @@ class LogDir:
     def opening(self, replica: Replica) -> Job[Log]:
         """Open a log at the start: trusted if an orderly stop spoke of it, else recovered."""
         summary = self.directory.take_summary(replica.topic_partition)
+        replica.is_durable = summary is not None  # else a process may have been killed
         return self._open_job(replica, summary, is_durable=True)
 
     def creating(self, replica: Replica) -> Job[Log]:
@@ -241,6 +246,15 @@ class LogDir:
     def recovering(self, replica: Replica) -> Job[Log]:
         """Open a log whose last use did not end well: look at what is there."""
         return self._open_job(replica, None, is_durable=False)
+
+    def flushing(self, replica: Replica) -> Job[None]:
+        """Make durable what is in the files of a replica that has no open log."""
+        return flush_closed_log_job(
+            self._state.host.fs,
+            self.directory.replica_path(replica.topic_partition),
+            replica.topic_partition,
+            after_failed_sync=replica.after_failed_sync,
+        )
 
     def make_directories(self, topic_partitions: Sequence[TopicPartition]) -> Job[None]:
         """Make the directories of new replicas, durably, with one fsync for all of them."""
@@ -336,13 +350,25 @@ class LogDir:
         """Name the lanes that are in a system call now."""
         return [repr(shard.lane) for shard in self.shards if shard.lane.stuck_seconds > 0]
 
-    async def flush(self) -> list[Exception]:
+    def give_up_calls(self) -> None:
+        """Wait no longer for the calls that this log dir's lanes are in."""
+        for shard in self.shards:
+            shard.lane.limit_calls(LAST_CALL_SECONDS)
+
+    async def flush(self, is_over: IsOver) -> list[Exception]:
         """Store what is queued and make every log durable, shard by shard in parallel.
+
+        Args:
+            is_over: tells when to give up.
 
         Returns:
             Why some logs could not be flushed; the others have been.
         """
-        return await self._in_every_shard(Shard.flush_all)
+
+        def flush_all(shard: Shard) -> Awaitable[list[Exception]]:
+            return shard.flush_all(is_over)
+
+        return await self._in_every_shard(flush_all)
 
     async def close(self) -> list[Exception]:
         """Close every file and, if nothing was missed, write the clean marker.
@@ -371,10 +397,14 @@ class LogDir:
         failures: list[Exception] = []
 
         async def take_step(shard: Shard) -> None:
-            try:
-                failures.extend(await step(shard))
-            except (StorageError, OSError) as error:
-                failures.append(error)
+            async def attempt() -> None:
+                try:
+                    failures.extend(await step(shard))
+                except (StorageError, OSError) as error:
+                    failures.append(error)
+
+            bug = await self.supervisor.absorb(shard.boundary, attempt)
+            failures.extend([bug] if bug is not None else [])
 
         async with trio.open_nursery() as nursery:
             for shard in self.shards:

@@ -15,6 +15,7 @@ from uuid import UUID
 import trio
 
 from trio_broker.broker.replica import Replica
+from trio_broker.broker.shard_jobs import GivenUp, stoppable
 from trio_broker.broker.topics import RoutedTopic
 from trio_broker.config import Durability
 from trio_broker.errors import StorageError
@@ -265,8 +266,11 @@ class Reconciler:
         if fresh:
             opening = shard.log_dir.creating
             wanted = [replica.topic_partition for replica in replicas]
+            making = shard.log_dir.make_directories(wanted)
             try:
-                await shard.lane.run(shard.log_dir.make_directories(wanted))
+                await shard.lane.run(stoppable(making, shard.has_begun_to_flush))
+            except GivenUp:
+                pass  # and so is what follows; the next start does both
             except (StorageError, OSError) as error:
                 shard.log_dir.write_failed(error)
                 opening = shard.log_dir.recovering  # makes what is missing, or says why not

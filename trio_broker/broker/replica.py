@@ -79,7 +79,10 @@ class Replica:
     Attributes:
         boundary: name of the boundary at which its faults stop.
         refusal: the code requests get while it is not online.
-        after_failed_sync: the log last open was broken, so its pages in the cache may lie.
+        after_failed_sync: an fsync of the log last open has failed, so its pages in the cache may
+            lie.
+        is_durable: what is acknowledged is known to be on stable storage, as far as no log is open
+            that would know.
         cause: why it is offline, for the error message of refused requests.
         when_refusing: called when it goes offline or closes, after its queued batches are refused;
             must not raise and must not block.
@@ -97,6 +100,7 @@ class Replica:
         "boundary",
         "cause",
         "closed_code",
+        "is_durable",
         "leader_epoch",
         "partition",
         "scope",
@@ -129,6 +133,7 @@ class Replica:
         self._log: Log | None = None
         self._refused: ProducerStateTable | None = None  # while no log is open
         self.after_failed_sync = False
+        self.is_durable = True
         self.scope = trio.CancelScope()
         self.waiters: dict[FetchWaiter, None] = {}
         self.when_refusing: Callable[[], None] | None = None
@@ -287,6 +292,7 @@ class Replica:
             self._refused = None
         self.follow_topic()
         self.after_failed_sync = False
+        self.is_durable = True  # or the log knows
         self.state = ReplicaState.ONLINE
         self.cause = ""
 
@@ -299,7 +305,8 @@ class Replica:
         """Close the log's files, if it has any open, and forget it. Synchronous, idempotent."""
         if self._log is not None:
             log, self._log = self._log, None
-            self.after_failed_sync = self.after_failed_sync or log.is_broken
+            self.after_failed_sync = self.after_failed_sync or log.has_failed_sync
+            self.is_durable = self.is_durable and log.is_durable
             if not self.is_closing and len(log.producers):
                 self._refusals().adopt_refusals(log.producers)
             log.close_files()

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 import trio
 
 from trio_broker.broker.replica import Replica, ReplicaState
-from trio_broker.broker.shard_jobs import PlannedCommit, commit_job, in_turn, open_job, why_refused
+from trio_broker.broker.shard_jobs import (
+    GivenUp,
+    PlannedCommit,
+    commit_job,
+    never_over,
+    open_job,
+    why_refused,
+)
 from trio_broker.broker.shard_upkeep import ShardUpkeep
 from trio_broker.broker.supervise import Backoff, described
 from trio_broker.config import INT32_MAX, Durability
@@ -41,19 +48,15 @@ if TYPE_CHECKING:
     from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.response_flusher import ResponseFlusher
+    from trio_broker.broker.shard_jobs import IsOver
     from trio_broker.config import StorageConfig
     from trio_broker.host.interface import Host, Job, Lane
-    from trio_broker.names import TopicPartition
-    from trio_broker.storage.checkpoint import LogSummary
     from trio_broker.storage.log import Log
 
     #: Makes the job that opens a replica's log.
     Opening: TypeAlias = Callable[[Replica], Job[Log]]
 
 logger = logging.getLogger("trio_broker.shard")
-
-#: Replicas closed before others get a turn.
-REPLICAS_PER_TURN = 64
 
 P = ParamSpec("P")
 
@@ -63,8 +66,6 @@ class Shard(ShardUpkeep):
 
     Attributes:
         queued_bytes: batches waiting for the writer.
-        summaries: after `flush_all`, what the logs closed in order say of themselves.
-        is_flushed: `flush_all` has succeeded.
         commits: group commits done; `committed_batches` and `committed_bytes` in them.
     """
 
@@ -81,8 +82,6 @@ class Shard(ShardUpkeep):
         super().__init__(log_dir=log_dir, lane=lane, host=host, config=config)
         self.name = name
         self.queued_bytes = 0
-        self.summaries: dict[TopicPartition, LogSummary] = {}
-        self.is_flushed = False
         self.commits = 0
         self.committed_batches = 0
         self.committed_bytes = 0
@@ -92,7 +91,6 @@ class Shard(ShardUpkeep):
         self._parked_writer: trio.lowlevel.Task | None = None
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
-        self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
         return f"<Shard {self.name} replicas={len(self.replicas)} queued={self.queued_bytes} B>"
@@ -101,11 +99,6 @@ class Shard(ShardUpkeep):
     def boundary(self) -> str:
         """Name of the boundary at which its faults stop."""
         return f"shard {self.name}"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its tasks run: not between a fault and the next start."""
-        return self._nursery is not None
 
     # Intake: synchronous, called by connections, the embedded API and coordinators.
 
@@ -250,7 +243,7 @@ class Shard(ShardUpkeep):
 
     # A commit.
 
-    async def _commit(self, slots: list[AppendSlot]) -> None:
+    async def _commit(self, slots: list[AppendSlot], is_over: IsOver = never_over) -> None:
         """Store batches and resolve their slots, whatever happens."""
         commits: list[PlannedCommit] = []
         results: list[Exception | None] = []
@@ -259,7 +252,7 @@ class Shard(ShardUpkeep):
             commits = self._plan(slots)
             self._flusher.flush()  # what planning has answered does not wait for the disk
             if commits:
-                results = await self.lane.run(commit_job(commits))
+                results = await self.lane.run(commit_job(commits, is_over))
         except StuckIO as error:
             cause = str(error)
             self.log_dir.fail(error)
@@ -386,7 +379,8 @@ class Shard(ShardUpkeep):
         """Start the tasks of some replicas, and open their logs with one job of the lane.
 
         A log that cannot be opened leaves its replica offline, not the others or the shard. While
-        the shard waits to run again after a fault, the replicas are offline until then.
+        the shard waits to run again after a fault, the replicas are offline until then. Once a stop
+        has come to flushing, those that are not open stay so: the next start opens them.
         """
         for replica in replicas:
             self.replicas[replica.topic_partition] = replica
@@ -396,7 +390,9 @@ class Shard(ShardUpkeep):
             else:
                 self._nursery.start_soon(self._live, replica)
         await self._open(
-            [each for each in replicas if each.state is ReplicaState.STARTING], opening
+            [each for each in replicas if each.state is ReplicaState.STARTING],
+            opening,
+            self.has_begun_to_flush,
         )
 
     async def _live(
@@ -410,13 +406,13 @@ class Shard(ShardUpkeep):
             if replica.state is ReplicaState.CLOSED:
                 self.replicas.pop(replica.topic_partition, None)
 
-    async def _open(self, replicas: Sequence[Replica], opening: Opening) -> None:
+    async def _open(self, replicas: Sequence[Replica], opening: Opening, is_over: IsOver) -> None:
         jobs: dict[Replica, Job[Log]] = {}
         for replica in replicas:
             self._attempt_now(replica, [], lambda each: jobs.update({each: opening(each)}), replica)
         results: list[Log | Exception] = []
         try:
-            await self.lane.run(open_job(list(jobs.values()), results))
+            await self.lane.run(open_job(list(jobs.values()), results, is_over))
         except StuckIO as error:
             results += [error] * (len(jobs) - len(results))
         for replica, result in zip(jobs, results, strict=True):
@@ -428,12 +424,14 @@ class Shard(ShardUpkeep):
             # Acknowledged data is damaged: opening again would find the same.
             logger.error("%s stays offline: %s", replica, result)
             replica.go_offline(str(result))
+        elif isinstance(result, GivenUp):
+            replica.go_offline(str(result))
         elif isinstance(result, StorageError | OSError):
             self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {result}")
         elif isinstance(result, Exception):
             raise result  # a bug; the boundary of the replica stops it
-        elif replica.is_closing:
-            result.close_files()  # deleted while it was being opened
+        elif replica.is_closing or self._nursery is None:
+            result.close_files()  # deleted while it was being opened; or nobody would close it
         else:
             replica.go_online(result)
             self.housekeeper.look_at(replica)
@@ -472,8 +470,16 @@ class Shard(ShardUpkeep):
     async def _reopen(self, replica: Replica) -> None:
         async with self.changes:
             if replica.state is ReplicaState.OFFLINE and not self.log_dir.is_failed:
-                replica.release_log()
-                await self._open([replica], self.log_dir.recovering)
+                await self._recover(replica)
+
+    async def _recover(self, replica: Replica) -> None:
+        """Open a replica from what is on the disk; the caller holds `changes`.
+
+        That may take long. A stop does not wait for it, but flushes what there is.
+        """
+        if not self.is_stopping:
+            replica.release_log()
+            await self._open([replica], self.log_dir.recovering, lambda: self.is_stopping)
 
     async def bring_back(self) -> None:
         """Put offline replicas back into service, now that their disk works again.
@@ -486,14 +492,12 @@ class Shard(ShardUpkeep):
         """
         for replica in list(self.replicas.values()):
             async with self.changes:
-                if replica.state is not ReplicaState.OFFLINE or self.log_dir.is_failed:
+                is_wanted = not (self.log_dir.is_failed or self.is_stopping)
+                if replica.state is not ReplicaState.OFFLINE or not is_wanted:
                     continue
-                if not replica.has_log or not replica.log.is_broken:
-                    replica.release_log()
-                    await self._open([replica], self.log_dir.recovering)
-                elif (
-                    replica.topic.durability is Durability.FSYNC and not replica.log.unflushed_bytes
-                ):
+                if not replica.has_log or not replica.log.has_failed_sync:
+                    await self._recover(replica)
+                elif replica.log.is_durable:
                     await self._seal(replica)
                 else:
                     replica.cause = "an fsync failed, and what was acknowledged may be lost"
@@ -532,7 +536,11 @@ class Shard(ShardUpkeep):
             self.log_dir.take_offers()
 
     def stop_housekeeping(self) -> None:
-        """End the housekeeping task; what it does at this moment is finished or was not begun."""
+        """End the housekeeping task; what it does at this moment is finished or was not begun.
+
+        And open no replica again: one that is being opened is given up before its next call.
+        """
+        self.is_stopping = True
         self._housekeeping.cancel()
 
     async def _keep_house(self) -> None:
@@ -542,57 +550,29 @@ class Shard(ShardUpkeep):
             supervisor = self.log_dir.supervisor
             await supervisor.keep_running(f"{self.boundary} housekeeping", self.housekeeper.run)
 
-    async def flush_all(self) -> list[Exception]:
+    async def flush_all(self, is_over: IsOver) -> list[Exception]:
         """Store what is queued, take no more, and make every log durable.
 
         What the logs then say of themselves is in `summaries`, for the clean marker.
+
+        Args:
+            is_over: tells when to give up.
 
         Returns:
             Why some logs could not be flushed; they are not in `summaries`.
 
         Raises:
-            StuckIO: a call hangs, and what was behind it was not done.
+            StorageError: not all of it was done in time, or a call hangs.
         """
-        failures: list[Exception] = []
-        while self._queue:
+        self._is_flushing = True
+        while True:
             async with self.changes:
                 if self._queue:
-                    await self._commit(self._take())
-        replicas = list(self.replicas.values())
-        for replica in replicas:
-            replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
-        async with self.changes:
-            logs = [replica.log for replica in replicas if replica.has_log]
-            try:
-                await self.lane.run(in_turn([log.close_job() for log in logs], failures))
-            finally:
-                for log in logs:
-                    self.tell_unlinked(log.last_unlinked)
-                    if log.clean_summary is not None:
-                        self.summaries[log.topic_partition] = log.clean_summary
-        self.is_flushed = not failures
-        return failures
-
-    async def close_all(self) -> list[Exception]:
-        """Close every file and wait for the replicas' tasks to end; nothing of that can fail."""
-        replicas = list(self.replicas.values())
-        for replica in replicas:
-            replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
-        await self._close(replicas)
-        return []
-
-    async def _close(self, replicas: Sequence[Replica]) -> None:
-        """Close the files of replicas, whose intake is closed, and wait for their tasks to end.
-
-        Cancellation: tasks may still be ending, and close what is left.
-        """
-        async with self.changes:
-            for number, replica in enumerate(replicas, start=1):
-                self._unflushed.pop(replica, None)
-                replica.release_log()
-                replica.scope.cancel()
-                if number % REPLICAS_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-        if self._nursery is not None:
-            for replica in replicas:
-                await replica.wait_ended()
+                    await self._commit(self._take(), is_over)
+                    continue
+                # No commit is under way, so those that are online now are in order.
+                replicas = [each for each in self.replicas.values() if not each.is_closing]
+                served = {each for each in replicas if each.state is ReplicaState.ONLINE}
+                for replica in self.replicas.values():
+                    replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+                return await self._flush_logs(replicas, served, is_over)

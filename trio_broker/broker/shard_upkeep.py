@@ -1,4 +1,4 @@
-"""What a shard does for its logs besides appending: flush, checkpoint, retention, reconfiguration.
+"""What a shard does for its logs besides appending: flush, checkpoint, retention, and their end.
 
 The base of `Shard`, which adds the writer and the replicas' lives; nobody else uses it. Whoever
 changes a log holds `changes` meanwhile, as the writer does during a commit.
@@ -15,18 +15,26 @@ import trio
 
 from trio_broker.broker.housekeeping import Housekeeper
 from trio_broker.broker.replica import Replica, ReplicaState
+from trio_broker.broker.shard_jobs import in_turn, named
 from trio_broker.config import Durability
-from trio_broker.errors import StorageError, StuckIO, SyncFailed
+from trio_broker.errors import ErrorCode, StorageError, StuckIO, SyncFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from trio_broker.broker.log_dir import LogDir
+    from trio_broker.broker.shard_jobs import IsOver
     from trio_broker.config import StorageConfig
     from trio_broker.host.interface import Host, Job, Lane
     from trio_broker.names import TopicPartition
+    from trio_broker.storage.checkpoint import LogSummary
     from trio_broker.storage.log import Log
     from trio_broker.storage.maintenance import DeletionPlan, Unlinked
 
 R = TypeVar("R")
+
+#: Replicas closed before others get a turn.
+REPLICAS_PER_TURN = 64
 
 #: What an acknowledgement promises, from the least to the most.
 _PROMISES = (Durability.OS, Durability.INTERVAL, Durability.FSYNC)
@@ -41,6 +49,9 @@ class ShardUpkeep:
         changes: held by whoever changes a log of this shard.
         replicas: that it serves.
         housekeeper: knows when what is due.
+        is_stopping: replicas that are offline stay so, since the broker stops.
+        summaries: after `_flush_logs`, what the logs closed in order say of themselves.
+        is_flushed: all that was acknowledged has been made durable by `_flush_logs`.
     """
 
     def __init__(self, *, log_dir: LogDir, lane: Lane, host: Host, config: StorageConfig) -> None:
@@ -52,6 +63,20 @@ class ShardUpkeep:
         self._unflushed: dict[Replica, float] = {}
         self.replicas: dict[TopicPartition, Replica] = {}
         self.housekeeper = Housekeeper(self, host.wall)
+        self.is_stopping = False
+        self._is_flushing = False
+        self.summaries: dict[TopicPartition, LogSummary] = {}
+        self.is_flushed = False
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its tasks run: not between a fault and the next start."""
+        return self._nursery is not None
+
+    def has_begun_to_flush(self) -> bool:
+        """Whether a stop has come so far that no new replica is started any more."""
+        return self._is_flushing
 
     async def read(self, job: Job[R]) -> R:
         """Run a job that reads a log, and see at once to the files that it has opened.
@@ -145,6 +170,77 @@ class ShardUpkeep:
                 await self._flush(replica)
 
     # Retention: called by housekeeping, and by DeleteRecords.
+
+    async def _flush_logs(
+        self, replicas: Sequence[Replica], served: Collection[Replica], is_over: IsOver
+    ) -> list[Exception]:
+        """Make everything durable that these replicas have acknowledged; for the end of a stop.
+
+        The caller holds `changes`, and has closed their intake.
+
+        Args:
+            replicas: those that have anything to lose.
+            served: those that were online. Only these may be believed by the next start. Something
+                is wrong with the others: they are flushed, and read again.
+            is_over: tells when to give up.
+
+        Returns:
+            Why some of it may not be durable.
+
+        Raises:
+            StorageError: not all of it was done in time, or a call hangs.
+        """
+        failures: list[Exception] = []
+        jobs: list[Job[None]] = []
+
+        def add(replica: Replica, *, is_sound: bool) -> None:
+            name = f"{replica.topic.name}-{replica.partition}"
+            if replica.has_log:
+                log = replica.log
+                jobs.append(named(log.close_job() if is_sound else log.flush_unsound_job(), name))
+            elif not replica.is_durable:
+                jobs.append(named(self.log_dir.flushing(replica), name))
+
+        supervisor = self.log_dir.supervisor
+        for is_sound in (True, False):  # a call that hangs keeps those behind it from being flushed
+            for replica in replicas:
+                if (replica in served) is is_sound:
+                    fault = supervisor.absorb_now(replica.boundary, add, replica, is_sound=is_sound)
+                    failures += [fault] if fault is not None else []
+        logs = [replica.log for replica in replicas if replica.has_log]
+        try:
+            await self.lane.run(in_turn(jobs, failures, is_over))
+        finally:
+            for log in logs:
+                self.tell_unlinked(log.last_unlinked)
+                if log.clean_summary is not None:
+                    self.summaries[log.topic_partition] = log.clean_summary
+        self.is_flushed = not failures
+        return failures
+
+    async def close_all(self) -> list[Exception]:
+        """Close every file and wait for the replicas' tasks to end; nothing of that can fail."""
+        replicas = list(self.replicas.values())
+        for replica in replicas:
+            replica.close_intake(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        await self._close(replicas)
+        return []
+
+    async def _close(self, replicas: Sequence[Replica]) -> None:
+        """Close the files of replicas, whose intake is closed, and wait for their tasks to end.
+
+        Cancellation: tasks may still be ending, and close what is left.
+        """
+        async with self.changes:
+            for number, replica in enumerate(replicas, start=1):
+                self._unflushed.pop(replica, None)
+                replica.release_log()
+                replica.scope.cancel()
+                if number % REPLICAS_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+        if self._nursery is not None:
+            for replica in replicas:
+                await replica.wait_ended()
 
     async def apply_retention(
         self, replica: Replica, *, give_way_offset: int = -1, at_once: bool = False

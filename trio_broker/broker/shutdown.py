@@ -62,8 +62,8 @@ class ShutdownReport:
         milliseconds: from the request to the end.
         phases: those that ran, in order.
         failures: what went wrong, each a sentence.
-        clean: every log dir got its clean marker, so the next start scans nothing but the logs of
-            replicas that were offline.
+        clean: every log dir got its clean marker: all that was acknowledged is on stable storage,
+            and the next start scans nothing but the logs of replicas that were offline.
     """
 
     reason: str
@@ -90,10 +90,12 @@ class PhaseRun:
     Attributes:
         deadline: Trio time at which it is cut off.
         leftovers: to be filled by who runs it, if it is cut off.
+        is_over: nobody waits for it any more; to be set by who runs it, for jobs of lanes to see.
     """
 
     deadline: float
     leftovers: list[str] = field(factory=list)
+    is_over: bool = False
 
 
 class Shutdown:
@@ -115,7 +117,7 @@ class Shutdown:
         self.phases: list[PhaseReport] = []
         self._grace_scope = trio.CancelScope()
         self._failures: list[str] = []
-        self._current: tuple[str, trio.CancelScope] | None = None
+        self._current: tuple[str, trio.CancelScope, PhaseRun] | None = None
 
     def request(self, reason: str, *, within_seconds: float | None = None) -> None:
         """Ask for a stop. Asking again can only bring the deadline nearer."""
@@ -135,8 +137,26 @@ class Shutdown:
         logger.warning("stopping in a hurry: %s", reason)
         self._hurried = True
         self._grace_scope.cancel()
-        if self._current is not None and self._current[0] in _SKIPPED_IN_A_HURRY:
-            self._current[1].cancel()
+        if self._current is None:
+            return
+        name, scope, run = self._current
+        run.deadline = min(run.deadline, self._phase_deadline(name, trio.current_time()))
+        scope.deadline = run.deadline
+        if name in _SKIPPED_IN_A_HURRY:
+            scope.cancel()
+
+    def seconds_for_calls(self) -> float:
+        """Return for how long system calls may be waited for now, in a hurry.
+
+        Those that belong to what is skipped take what that would have taken: the rest is for the
+        flush.
+        """
+        now = trio.current_time()
+        if self._current is not None and self._current[0] not in _SKIPPED_IN_A_HURRY:
+            return max(self._current[2].deadline - now, 0.0)
+        shares = self._config.shares()
+        skipped = sum(shares[name] for name in _SKIPPED_IN_A_HURRY)
+        return max(self.deadline - now, 0.0) * skipped / sum(shares.values())
 
     async def grace(self) -> None:
         """Go on as before for a while, so that load balancers see that we are not ready any more.
@@ -163,16 +183,20 @@ class Shutdown:
         """Run the block as one phase: cut it off at the end of its share, measure and log it."""
         began = trio.current_time()
         run = PhaseRun(min(self.deadline, self._phase_deadline(name, began)))
-        with trio.CancelScope(deadline=run.deadline) as scope:
-            self._current = name, scope
-            if self._hurried and name in _SKIPPED_IN_A_HURRY:
-                scope.cancel()
-            yield run
-        self._current = None
-        milliseconds = (trio.current_time() - began) * 1000
-        report = PhaseReport(name, milliseconds, tuple(run.leftovers), scope.cancelled_caught)
-        self.phases.append(report)
-        _log_phase(report)
+        was_cut = True
+        try:
+            with trio.CancelScope(deadline=run.deadline) as scope:
+                self._current = name, scope, run
+                if self._hurried and name in _SKIPPED_IN_A_HURRY:
+                    scope.cancel()
+                yield run
+                was_cut = False
+        finally:  # the last phase and all of the stop end at the same time
+            self._current = None
+            milliseconds = (trio.current_time() - began) * 1000
+            report = PhaseReport(name, milliseconds, tuple(run.leftovers), was_cut)
+            self.phases.append(report)
+            _log_phase(report)
 
     def _phase_deadline(self, name: str, now: float) -> float:
         """Share out what is left among this phase and those that follow it."""

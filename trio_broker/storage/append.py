@@ -140,6 +140,8 @@ class AppendPlan:
         end_offset: the log end offset once published.
         size_bytes: bytes of all writes.
         state: how far it has come.
+        sync_failed: an fsync of the job has failed, or a call was given up: what the files show
+            need not be on the disk.
         is_synced: the job made everything below `end_offset` durable.
         unsynced: segments that hold older bytes which are not durable yet.
         begins_log: the log has no segment yet.
@@ -170,6 +172,7 @@ class AppendPlan:
         "reserved",
         "size_bytes",
         "state",
+        "sync_failed",
         "unsynced",
         "writes",
     )
@@ -185,6 +188,7 @@ class AppendPlan:
         self.end_offset = 0
         self.size_bytes = 0
         self.state = AppendState.PLANNED
+        self.sync_failed = False
         self.is_synced = False
         self.unsynced: list[tuple[Segment, File | None]] = []
         self.must_sync = False
@@ -218,7 +222,7 @@ def append_job(plan: AppendPlan, *, sync: bool) -> Job[None]:
         plan.is_synced = yield from _write_all(plan, written, sync=sync or plan.must_sync)
     except (SyncFailed, StuckIO):
         # What became of a sync that was given up is as unknown as what one that failed has lost.
-        plan.state = AppendState.DAMAGED
+        plan.state, plan.sync_failed = AppendState.DAMAGED, True
         yield from mark_sync_failed(plan.files)
         raise
     except (AppendFailed, CorruptLog, OSError) as error:
@@ -313,7 +317,7 @@ def _take_back(
     try:
         cut_back = cut_back and (yield from _undo(plan, written))
     except SyncFailed:
-        plan.state = AppendState.DAMAGED
+        plan.state, plan.sync_failed = AppendState.DAMAGED, True
         yield from mark_sync_failed(plan.files)
         raise
     plan.state = AppendState.CUT_BACK if cut_back else AppendState.DAMAGED

@@ -232,7 +232,10 @@ class Log(LogRetention):
                 self.producers.refuse(header, plan.now_ms)
         if plan.writes and plan.state not in {AppendState.PLANNED, AppendState.CUT_BACK}:
             self._stray_bases += [w.segment.base_offset for w in plan.writes if w.creates]
-            self.mark_broken()
+            self._is_broken = True
+            # While the job has not come back, nobody knows what it will have met.
+            is_stuck = plan.state is AppendState.RUNNING
+            self._has_failed_sync = self._has_failed_sync or plan.sync_failed or is_stuck
 
     def _let_go(self, plan: AppendPlan) -> None:
         """End what `_prepare` began, and keep what the job opened."""

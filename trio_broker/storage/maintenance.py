@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_broker.errors import AppendFailed
+from trio_broker.errors import AppendFailed, StorageError
 from trio_broker.host import jobs
 from trio_broker.storage import paths
-from trio_broker.storage.checkpoint import LogState, write_checkpoint, write_snapshot
+from trio_broker.storage.checkpoint import (
+    LogState,
+    read_checkpoint,
+    write_checkpoint,
+    write_snapshot,
+)
 from trio_broker.storage.files import sync_segments, unlink_if_there
 from trio_broker.storage.index import index_paths, write_index_files
 
@@ -86,15 +91,58 @@ def flush_job(plan: FlushPlan) -> Job[None]:
         yield from jobs.sync_directory(files.fs, files.directory)
 
 
-def flush_broken_job(plan: FlushPlan) -> Job[None]:
+def flush_unsound_job(plan: FlushPlan, *, after_failed_sync: bool) -> Job[None]:
     """Make everything that a log has published durable, although nothing may be appended to it.
 
-    Not after a failed fsync: a second one would succeed and mean nothing.
+    Args:
+        plan: for all of it.
+        after_failed_sync: an fsync of it has failed, whether or not there is a note of that.
+
+    Raises:
+        StorageError: not after a failed fsync: a second one would succeed and mean nothing.
+        SyncFailed, OSError: as for `flush_job`.
     """
     files = plan.files
     note: FileInfo | None = yield files.fs.stat, (files.path(paths.SYNC_FAILED_NAME),)
-    if note is None:
-        yield from flush_job(plan)
+    if note is not None or after_failed_sync:
+        raise _lost(files)
+    yield from flush_job(plan)
+
+
+def flush_closed_job(files: ReplicaFiles, *, after_failed_sync: bool) -> Job[None]:
+    """Make durable what the files of a log show that is not open, and perhaps cannot be opened.
+
+    That is what lies behind its recovery point. Nothing is read but the checkpoint, and nothing is
+    judged: the next start does that.
+
+    Args:
+        files: of the log.
+        after_failed_sync: as for `flush_unsound_job`.
+
+    Raises:
+        StorageError: as for `flush_unsound_job`.
+        SyncFailed, OSError: some of it may not be durable.
+    """
+    names: list[str] = yield files.fs.list_directory, (files.directory,)
+    if after_failed_sync or paths.SYNC_FAILED_NAME in names:
+        raise _lost(files)
+    checkpoint = yield from read_checkpoint(files)
+    first = -1 if checkpoint is None else checkpoint.end.segment_base
+    for base_offset in paths.offsets_of(names, paths.LOG_SUFFIX):
+        if base_offset >= first:
+            path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
+            file = yield from jobs.open_file(files.fs, path, files.owner, read_only=True)
+            try:
+                yield from jobs.sync(file)
+            finally:
+                file.close()
+    yield from jobs.sync_directory(files.fs, files.directory)
+
+
+def _lost(files: ReplicaFiles) -> StorageError:
+    return StorageError(
+        f"an fsync in {files.directory} has failed before, and acknowledged records may be lost"
+    )
 
 
 def nothing_job() -> Job[None]:

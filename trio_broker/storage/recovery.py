@@ -28,6 +28,7 @@ from trio_broker.storage import paths
 from trio_broker.storage.checkpoint import read_checkpoint, read_snapshot, write_checkpoint
 from trio_broker.storage.files import ReplicaFiles, noting_failed_sync, unlink_if_there
 from trio_broker.storage.log import Log
+from trio_broker.storage.maintenance import flush_closed_job
 from trio_broker.storage.replica_directory import prepare_replica_directory
 from trio_broker.storage.scan import Scan
 from trio_broker.storage.segments import SegmentRow
@@ -181,6 +182,30 @@ def open_log_job(
             _open_scanned(opening, after_failed_sync=after_failed_sync, is_durable=is_durable),
         )
     )
+
+
+def flush_closed_log_job(
+    fs: FileSystem,
+    directory: str,
+    topic_partition: TopicPartition,
+    *,
+    after_failed_sync: bool,
+) -> Job[None]:
+    """Make durable, before a stop, what is in the files of a log that is not open.
+
+    Args:
+        fs: the filesystem.
+        directory: of the replica.
+        topic_partition: whose log it is.
+        after_failed_sync: as for `open_log_job`.
+
+    Raises:
+        StorageError: an fsync has failed before, which is never tried again.
+        SyncFailed, OSError: some of it may not be durable.
+    """
+    files = ReplicaFiles(fs, directory, paths.owner_name(topic_partition))
+    flush = flush_closed_job(files, after_failed_sync=after_failed_sync)
+    return noting_failed_sync(files, flush)
 
 
 def _open_trusted(opening: LogToOpen, summary: LogSummary) -> Job[Log | None]:

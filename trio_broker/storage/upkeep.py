@@ -92,6 +92,7 @@ class LogUpkeep:
         "_doomed",
         "_files",
         "_flush",
+        "_has_failed_sync",
         "_has_removed_names",
         "_is_broken",
         "_is_closed",
@@ -144,6 +145,7 @@ class LogUpkeep:
         self._settings = settings
         self._log_start_offset = log_start_offset
         self._is_broken = False
+        self._has_failed_sync = False
         self._is_closed = False
         self._appending: AppendPlan | None = None
         self._flush: FlushPlan | None = None
@@ -239,6 +241,19 @@ class LogUpkeep:
         return self._is_broken
 
     @property
+    def has_failed_sync(self) -> bool:
+        """Whether it is broken because an fsync failed, or was given up.
+
+        What its files show then need not be on the disk, and syncing once more means nothing.
+        """
+        return self._has_failed_sync
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether everything published is on stable storage, names of files included."""
+        return self._row.durable is None
+
+    @property
     def checkpoint_due(self) -> bool:
         """Whether `checkpoint_job` should run: enough written, a roll, or a new start offset."""
         since_bytes = self._row.appended_bytes - self._checkpointed_bytes
@@ -246,7 +261,7 @@ class LogUpkeep:
 
     def mark_broken(self) -> None:
         """Refuse appends from now on: what is on disk is unknown (a failed fsync, a stuck call)."""
-        self._is_broken = True
+        self._is_broken = self._has_failed_sync = True
 
     # Flushing.
 
@@ -412,25 +427,25 @@ class LogUpkeep:
         self._checkpointed_bytes = row.appended_bytes
         self._unflushed_since = self._since_flush_began = None
         self._stray_bases.clear()
-        self._is_broken = False
+        self._is_broken = self._has_failed_sync = False
 
     # The end.
 
     def close_job(self) -> Job[None]:
         """Make everything durable and set `clean_summary`; then call `close_files`.
 
-        No append may be under way or come after. A broken log gets no summary, and so is recovered
-        by the next start; what was acknowledged before it broke is made durable all the same,
-        unless it broke because that has failed.
+        No append may be under way or come after. A broken log is only flushed, see
+        `flush_unsound_job`.
 
         Raises:
             SyncFailed, AppendFailed, OSError: there is no summary.
+            StorageError: see `flush_unsound_job`.
         """
         if self._is_closed:
             return maintenance.nothing_job()
-        flush = self._plan_flush()
         if self._is_broken:
-            return noting_failed_sync(self._files, maintenance.flush_broken_job(flush))
+            return self.flush_unsound_job()
+        flush = self._plan_flush()
         checkpoint = self._plan_checkpoint(flush, self._log_start_offset, 0, None)
         state, producers = checkpoint.state, checkpoint.producers
         unchecked_bytes = self._row.appended_bytes - self._checkpointed_bytes
@@ -455,6 +470,22 @@ class LogUpkeep:
             must_sync_names=self._has_removed_names,
         )
         return noting_failed_sync(self._files, closing)
+
+    def flush_unsound_job(self) -> Job[None]:
+        """Make durable what was published, of a log that something is wrong with.
+
+        It gets no summary, and so is recovered by the next start.
+
+        Raises:
+            SyncFailed, OSError: some of it may not be durable.
+            StorageError: the same, because an fsync has failed before. That is never tried again.
+        """
+        if self._is_closed or self.is_durable:
+            return maintenance.nothing_job()
+        flush = maintenance.flush_unsound_job(
+            self._plan_flush(), after_failed_sync=self._has_failed_sync
+        )
+        return noting_failed_sync(self._files, flush)
 
     def _close(
         self,

@@ -8,8 +8,13 @@ import pytest
 
 from trio_broker.errors import ErrorCode
 from trio_broker.storage import paths
-from trio_broker.testing.brokers import Life, SimulatedBroker, open_simulated_broker
-from trio_broker.testing.invariants import check_trusted
+from trio_broker.testing.brokers import (
+    Life,
+    SimulatedBroker,
+    directory_of,
+    open_simulated_broker,
+)
+from trio_broker.testing.invariants import check_end, check_trusted
 from trio_broker.testing.model import Violation
 from trio_broker.testing.sim.run import Simulation, simulate
 from trio_broker.testing.workload.operating import touch
@@ -43,14 +48,35 @@ async def stop(server: SimulatedBroker) -> Life:
 
 
 def test_a_log_that_was_offline_at_a_clean_stop_may_be_scanned(seed: int) -> None:
-    """It stayed offline since an earlier life, and between two starts its loss was accepted."""
+    async def main(sim: Simulation) -> None:
+        async with open_simulated_broker(sim) as server:
+            await fill(server)
+            assert server.life is not None
+            [replica] = server.life.state.router.replicas()
+            replica.shard.take_offline(replica, "for a test")
+            before, after = await start_again(server)
+            [replica] = after.state.router.replicas()
+            assert replica.log.recovery.bytes_scanned
+            check_end(before)
+            check_trusted(after, before)
+
+            before, after = await start_again(server)
+            [replica] = after.state.router.replicas()
+            assert replica.log.recovery.is_trusted
+            check_trusted(after, before)
+
+    simulate(main, seed=seed).unwrap()
+
+
+def test_a_stop_does_not_vouch_for_a_log_that_waits_for_an_operator(seed: int) -> None:
+    """An fsync failed in an earlier life; what is acknowledged may be gone with the power."""
 
     async def main(sim: Simulation) -> None:
         async with open_simulated_broker(sim) as server:
             await fill(server)
             life = server.kill()
             [replica] = life.state.router.replicas()
-            directory = replica.shard.log_dir.directory.replica_path(replica.topic_partition)
+            directory = directory_of(replica)
             log = f"{directory}/{0:020d}.log"
             touch(server, f"{directory}/{paths.SYNC_FAILED_NAME}")
             server.fs.damage(log, len(server.fs.content(log)) - 3, b"\0\0")
@@ -58,18 +84,20 @@ def test_a_log_that_was_offline_at_a_clean_stop_may_be_scanned(seed: int) -> Non
             offline = await server.start()
             [replica] = offline.state.router.replicas()
             assert replica.refusal is ErrorCode.KAFKA_STORAGE_ERROR
-            await stop(server)
+            server.ask_to_stop()
+            await offline.ended.wait()
+            assert not offline.was_clean
+            check_end(offline)
+            replica.cause = "something else"
+            with pytest.raises(Violation, match=r"I9 .* was not clean"):
+                check_end(offline)
+
+            server.new_process()
             touch(server, f"{directory}/{paths.ACCEPT_LOSS_NAME}")
             accepted = await server.start()
             [replica] = accepted.state.router.replicas()
             assert replica.log.log_end_offset == 2
-            assert replica.log.recovery.bytes_scanned
-            check_trusted(accepted, offline)
-
-            before, after = await start_again(server)
-            [replica] = after.state.router.replicas()
-            assert replica.log.recovery.is_trusted
-            check_trusted(after, before)
+            await stop(server)
 
     simulate(main, seed=seed).unwrap()
 
