@@ -56,8 +56,9 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for name, reason in (("file", "is no directory"), ("link", "is a symbolic link")):
         path = tmp_path / name
-        found = findings(*serve_as(path), code=1)
+        found = findings(*serve_as(tmp_path), "-X", f"log_dirs={path}", code=1)
         assert found["failure", f"directory {path}"] == reason
+    findings(*serve_as(tmp_path / "link"))  # as systemd makes of StateDirectory
 
 
 def test_a_port_that_is_taken_and_an_address_that_is_not_ours(tmp_path: Path) -> None:

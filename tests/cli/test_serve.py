@@ -101,6 +101,16 @@ def test_a_directory_that_cannot_be_made_is_refused_with_1(tmp_path: Path) -> No
     assert f"Name a directory that this user (uid {os.geteuid()}) can make and write to" in said
 
 
+def test_a_link_is_a_data_dir_and_no_log_dir(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    with running_server(link):
+        pass
+    said = refused(tmp_path / "data", "--listen", "127.0.0.1:0", "-X", f"log_dirs={link}")
+    assert "That is a symbolic link, which does not lock what it points to" in said
+
+
 def test_several_addresses_get_a_line_each(tmp_path: Path) -> None:
     arguments = ["serve", "--data-dir", str(tmp_path / "data"), "--http", "off"]
     arguments += ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]

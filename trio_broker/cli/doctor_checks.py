@@ -185,10 +185,11 @@ def _names_in(path: str) -> set[str]:
         return set()
 
 
-def _directory(path: str, locks: Iterable[str]) -> Iterator[Finding]:
+def _directory(path: str, locks: Sequence[str]) -> Iterator[Finding]:
+    """Look at a directory, in which the directories `locks` are locked by a broker that runs."""
     check = f"directory {path}"
     there = os.path.abspath(path)
-    if os.path.islink(there):
+    if path in locks and os.path.islink(there):
         yield Finding(
             check, Level.FAILURE, "is a symbolic link", "name the directory that it points to"
         )

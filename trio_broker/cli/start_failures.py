@@ -56,6 +56,11 @@ def hint_for(error: Exception) -> str:
         return "`trio-broker log verify DIRECTORY` shows what is damaged and where."
     if isinstance(error, OSError):
         if error.errno in _NOT_FOR_US:
+            if error.filename and os.path.islink(error.filename):
+                return (
+                    "That is a symbolic link, which does not lock what it points to: name the "
+                    "directory itself."
+                )
             if error.filename:
                 return (
                     f"Name a directory that this user{_user()} can make and write to, or give it "
