@@ -233,7 +233,9 @@ MUTANTS = {
     ),
     "descriptor leak on delete": Mutant(_replacing(Replica, "release_log", _release_all_but_one)),
     "deletion answered too early": Mutant(
-        _replacing(Shard, "delete_replicas", _delete_later), troubles=("delete", "frozen disk")
+        _replacing(Shard, "delete_replicas", _delete_later),
+        troubles=("delete", "frozen disk"),
+        hint=22,
     ),
     "state cleared before queued work is failed": Mutant(
         _replacing(Shard, "refuse_queued", _drop_queued), ("delete", "leave", "stop")
@@ -253,10 +255,10 @@ MUTANTS = {
         hint=37,
     ),
     "altered topic goes on as before": Mutant(
-        _replacing(Reconciler, "configure_topics", _look_away), hint=8
+        _replacing(Reconciler, "configure_topics", _look_away), hint=20
     ),
     "promise raised without a flush": Mutant(
-        _replacing(ShardUpkeep, "follow_topic", _follow_without_flush), hint=16
+        _replacing(ShardUpkeep, "follow_topic", _follow_without_flush), hint=54
     ),
     "commits of older generations are taken": Mutant(
         (
@@ -269,12 +271,12 @@ MUTANTS = {
         _replacing(LogDir, "fail", _fail_everywhere), troubles=("failing log dir",)
     ),
     "unreadable partition takes its log dir": Mutant(
-        _replacing(ShardUpkeep, "read", _read_or_fail), troubles=("failing partition",)
+        _replacing(ShardUpkeep, "read", _read_or_fail), troubles=("failing partition",), hint=9
     ),
     "no fsync before the acknowledgement": _of_the_log("no fsync before the acknowledgement"),
     "no directory fsync on roll": _of_the_log("no directory fsync on roll"),
     "fsync retried after EIO": _of_the_log(
-        "fsync retried after EIO", "failed fsync", "power cut", hint=3
+        "fsync retried after EIO", "failed fsync", "power cut", hint=31
     ),
     "short write not looped": _of_the_log("short write not looped", "short writes", "kill"),
     "no CRC on recovery": _of_the_log(
