@@ -238,6 +238,11 @@ REMOVED_TOPIC_CONFIGS: Mapping[str, str] = MappingProxyType(
 #: What a broker's own topics may be altered in: nothing that would let go of what they hold.
 INTERNAL_TOPIC_CONFIGS = frozenset({"file.delete.delay.ms", "segment.bytes", "segment.ms"})
 
+#: Longest text of a topic config: a longer one could be set in pieces, and never be told.
+CONFIG_BYTES_MAX = 32_767
+#: So many unknown names are compared with those that are known; a request can hold 100,000.
+_HINTS_MAX = 10
+
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}\Z")
 _THROTTLED_REPLICA = re.compile(r"[0-9]{1,10}:[0-9]{1,10}\Z")
 
@@ -253,6 +258,8 @@ def parse_value(entry: TopicConfigEntry, text: str) -> object:
     Raises:
         ValueError: it is not of that type.
     """
+    if len(text.encode()) > CONFIG_BYTES_MAX:
+        raise ValueError(f"longer than {CONFIG_BYTES_MAX} bytes")
     text = text.strip()
     match entry.type:
         case ConfigType.BOOLEAN:
@@ -297,7 +304,7 @@ def parse_topic_configs(
     for name, text in configs.items():
         entry = TOPIC_CONFIGS.get(name)
         if entry is None:
-            faults.append(_unknown(name))
+            faults.append(_unknown(name, with_hint=len(faults) < _HINTS_MAX))
             continue
         try:
             value = parse_value(entry, text)
@@ -339,10 +346,10 @@ def _check_kept(value: object) -> None:
             raise ValueError(f"{part!r} is neither '*' alone nor partition:broker")
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, *, with_hint: bool) -> str:
     if name in REMOVED_TOPIC_CONFIGS:
         return f"unknown topic config {name!r}, gone since Kafka 4.0: {REMOVED_TOPIC_CONFIGS[name]}"
-    near = difflib.get_close_matches(name[:100], TOPIC_CONFIGS, n=1)
+    near = difflib.get_close_matches(name[:100], TOPIC_CONFIGS, n=1) if with_hint else []
     return f"unknown topic config {name[:100]!r}" + (f", is it {near[0]!r}?" if near else "")
 
 

@@ -484,3 +484,13 @@ async def test_a_full_disk_while_the_leader_assigns(world: World) -> None:
                     await trio.sleep(1)
             assert bytes(synced.assignment) == b"everything"
             assert (await describe(client)).group_state == "Stable"
+
+
+@simulated
+async def test_a_group_with_the_longest_name_can_be_asked_about(world: World) -> None:
+    """The message about it must fit into a string, too."""
+    async with world.running(), world.connect() as client:
+        for name in ("x" * 32_767, "\0" * 32_767, "日" * 10_922):
+            found = await describe(client, name, version=6)
+            assert found.error_code == ErrorCode.GROUP_ID_NOT_FOUND
+            assert len(found.error_message) < 2_000

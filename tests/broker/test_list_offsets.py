@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.broker.harness import World, make_batch, running, simulated
+from tests.support.kafka_bytes import Batch, varint
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.records.build import Record, build_batch
 from trio_broker.records.compression import Compression, available
@@ -170,3 +171,18 @@ async def test_a_disk_that_cannot_be_read_is_an_answer(world: World) -> None:
             assert (await ask(client, LATEST))[:2] == (0, 1)
             world.fs.faults = DiskFaults()
             assert (await ask(client, T0))[:2] == (0, 0)
+
+
+async def test_records_with_impossible_timestamps_are_answered_as_a_whole(
+    wire_config: BrokerConfig,
+) -> None:
+    """What is inside of a batch is the producer's business, and may be nonsense."""
+    delta = varint(2**63 - 1)
+    record = b"\0" + delta + varint(0) + varint(-1) + varint(-1) + varint(0)
+    batch = Batch(payload=varint(len(record)) + record, base_timestamp=1_000, max_timestamp=2_000)
+    async with running(wire_config) as run, run.connect() as client:
+        await run.broker.create_topic("orders")
+        assert (await client.produce(batch.encode())).error_code == 0
+        answer = await client.call(request(1_500), 7)
+        found = answer.topics[0].partitions[0]
+        assert (found.error_code, found.offset, found.timestamp) == (0, 0, 2_000)

@@ -216,3 +216,12 @@ def test_what_is_stored_is_always_legal_and_refusals_change_nothing(alterations)
             assert topic.configs.keys() <= {change.name for change in wanted}
         assert topic.config == parse_topic_configs(topic.configs, DEFAULTS)
     assert world.image == world.rebuilt_image()
+
+
+def test_lists_grow_to_a_bound_only():
+    """What is longer could not be told by DescribeConfigs, whatever else was asked for."""
+    world = make_world()
+    parts = [",".join(f"{topic}:{number}" for number in range(3_500)) for topic in (1, 2)]
+    assert alter(world, (THROTTLED, APPEND, parts[0])).code is ErrorCode.NONE
+    assert alter(world, (THROTTLED, APPEND, parts[1])).code is ErrorCode.INVALID_CONFIG
+    assert configs_of(world) == {THROTTLED: parts[0]}

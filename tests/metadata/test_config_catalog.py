@@ -198,3 +198,20 @@ def test_broker_configs_name_the_setting_they_come_from():
     assert BROKER_CONFIGS["connections.max.idle.ms"].text(broker) == "600000"
     assert BROKER_CONFIGS["listeners"].text(broker) == "PLAINTEXT://127.0.0.1:9092"
     assert BROKER_CONFIGS["delete.topic.enable"].text(broker) == "true"
+
+
+def test_a_request_with_very_many_unknown_names_gets_few_suggestions(monkeypatch):
+    """Looking for one takes a hundred thousand times as long as sending a name."""
+    looked = []
+    monkeypatch.setattr("difflib.get_close_matches", lambda *_, **__: looked.append(1) or [])
+    faults = faults_of({f"retention.{number}": "" for number in range(5_000)})
+    assert len(faults) == 5_000
+    assert len(looked) <= 10
+
+
+@pytest.mark.parametrize("name", ["leader.replication.throttled.replicas", "cleanup.policy"])
+def test_what_is_longer_than_an_answer_can_tell_is_refused(name):
+    """It could be put together by appending, and no answer has room for it."""
+    [fault] = faults_of({name: ",".join(["1:1"] * 8_193)})
+    assert "longer than 32767 bytes" in fault
+    parse_topic_configs({"leader.replication.throttled.replicas": ",".join(["1:1"] * 8_192)})

@@ -298,6 +298,16 @@ def test_hostile_records_answer_no_timestamp(section: bytes) -> None:
         first_record_at(batch_of(section), 0, bytes_max=ROOM)
 
 
+def test_a_timestamp_that_no_answer_has_room_for_is_no_answer() -> None:
+    """A delta may have 64 bits, and the broker does not look at it when the batch is produced."""
+    section = one_record(encode_varint(2**63 - 1), ZERO, NULL, NULL, ZERO)
+    assert first_record_at(batch_of(section), 5, bytes_max=ROOM) == RecordPosition(2**63 - 1, 0)
+    batch = bytearray(batch_of(section))
+    batch[27:35] = (1).to_bytes(8, "big")
+    with pytest.raises(CorruptRecords):
+        first_record_at(bytes(batch), 5, bytes_max=ROOM)
+
+
 def test_a_count_that_cannot_be_is_refused_before_reading() -> None:
     batch = bytearray(build_batch([Record()]))
     for count in (2**31 - 1, -1):

@@ -202,9 +202,15 @@ class ClassicGroup:
         """Whether somebody who knows these protocols could work with all members there are."""
         if self.is_empty:
             return bool(protocol_type and protocols)
-        return protocol_type == self.protocol_type and any(
-            all(member.knows(name) for member in self.members.values()) for name, _ in protocols
-        )
+        if protocol_type != self.protocol_type:
+            return False
+        # Sets, since hundreds of members may each name a thousand protocols.
+        known_to_all = {name for name, _ in protocols}
+        for member in self.members.values():
+            known_to_all.intersection_update(name for name, _ in member.protocols)
+            if not known_to_all:
+                return False
+        return bool(known_to_all)
 
     def choose_protocol(self) -> str:
         """Let each member vote for the first of its protocols that all know."""

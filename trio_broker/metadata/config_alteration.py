@@ -194,9 +194,10 @@ def _apply(configs: dict[str, str], change: ConfigChange, defaults: TopicConfig)
         configs[name] = change.value  # refused for its name, like any other
         return
     parts = parse_list(configs.get(name, topic_config_text(entry, defaults, {})))
-    changed = parse_list(change.value)
+    changed = dict.fromkeys(parse_list(change.value))
     if operation is AlterOperation.APPEND:
-        parts += [part for part in dict.fromkeys(changed) if part not in parts]
+        present = set(parts)
+        parts += [part for part in changed if part not in present]
     else:
         parts = [part for part in parts if part not in changed]
     configs[name] = ",".join(parts)

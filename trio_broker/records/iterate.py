@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from trio_broker.config import INT64_MAX
 from trio_broker.errors import CorruptRecords
 from trio_broker.records.batch import (
     ATTRIBUTE_CODEC_MASK,
@@ -108,11 +109,10 @@ def first_record_at(batch: Buffer, timestamp_ms: int, *, bytes_max: int) -> Reco
         except IndexError as error:
             raise _damaged(header, index) from error
         if timestamp_delta >= delta_wanted:
-            if not 0 <= offset_delta <= header.last_offset_delta:
+            found_ms = header.base_timestamp + timestamp_delta
+            if found_ms > INT64_MAX or not 0 <= offset_delta <= header.last_offset_delta:
                 raise _damaged(header, index)
-            return RecordPosition(
-                header.base_timestamp + timestamp_delta, header.base_offset + offset_delta
-            )
+            return RecordPosition(found_ms, header.base_offset + offset_delta)
         if length < _RECORD_BYTES_MIN - 1:
             raise _damaged(header, index)
         position += length

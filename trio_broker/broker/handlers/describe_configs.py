@@ -1,4 +1,8 @@
-"""DescribeConfigs (key 32), versions 1 to 4: configuration of topics and of this broker."""
+"""DescribeConfigs (key 32), versions 1 to 4: configuration of topics and of this broker.
+
+A resource that is named twice is described once, so that an answer cannot be larger than what there
+is.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,8 @@ from trio_broker.wire.messages.describe_configs import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
     from trio_broker.names import TopicId
@@ -36,10 +42,16 @@ async def handle(
 ) -> DescribeConfigsResponse:
     """List the configuration of each resource, or the keys asked for."""
     del session, version
-    await trio.lowlevel.checkpoint()
-    return DescribeConfigsResponse(
-        results=[_describe(state, resource, request) for resource in request.resources]
-    )
+    results = []
+    for resource in _each_once(request.resources):
+        await trio.lowlevel.checkpoint()
+        results.append(_describe(state, resource, request))
+    return DescribeConfigsResponse(results=results)
+
+
+def _each_once(resources: Sequence[DescribeConfigsResource]) -> list[DescribeConfigsResource]:
+    """Leave out what is asked for again: the last one counts."""
+    return list({(one.resource_type, one.resource_name): one for one in resources}.values())
 
 
 def _describe(

@@ -1,11 +1,14 @@
 """DescribeGroups (key 15), versions 0 to 6: state and members of groups.
 
-A group that does not exist is "Dead"; from version 6 on it is GROUP_ID_NOT_FOUND (KIP-1043).
+A group that does not exist is "Dead"; from version 6 on it is GROUP_ID_NOT_FOUND (KIP-1043). A
+group that is named twice is described once, so that an answer cannot be larger than what there is.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import trio
 
 from trio_broker.broker.handlers.topology import NO_OPERATIONS
 from trio_broker.errors import ErrorCode
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from trio_broker.broker.state import BrokerState
 
 _NOT_FOUND_VERSION = 6
+#: So much of a name that does not exist is repeated in the message about it.
+_SHOWN_CHARACTERS_MAX = 249
 #: Read, delete and describe: what a broker without authorizer allows on a group.
 _GROUP_OPERATIONS = sum(1 << code for code in (3, 6, 8))
 
@@ -28,14 +33,14 @@ _GROUP_OPERATIONS = sum(1 << code for code in (3, 6, 8))
 async def handle(
     state: BrokerState, session: Session, version: int, request: DescribeGroupsRequest
 ) -> DescribeGroupsResponse:
-    """Describe each group asked for."""
+    """Describe each group asked for, once however often it is named."""
     del session
     operations = _GROUP_OPERATIONS if request.include_authorized_operations else NO_OPERATIONS
-    return DescribeGroupsResponse(
-        groups=[
-            await _describe(state, version, group_id, operations) for group_id in request.groups
-        ]
-    )
+    groups = []
+    for group_id in dict.fromkeys(request.groups):
+        groups.append(await _describe(state, version, group_id, operations))
+        await trio.lowlevel.checkpoint()
+    return DescribeGroupsResponse(groups=groups)
 
 
 async def _describe(
@@ -45,7 +50,10 @@ async def _describe(
     message = None
     found = None if code else state.coordinator.describe(group_id)
     if found is None and not code and version >= _NOT_FOUND_VERSION:
-        code, message = ErrorCode.GROUP_ID_NOT_FOUND, f"there is no group {group_id!r}"
+        code, message = (
+            ErrorCode.GROUP_ID_NOT_FOUND,
+            f"there is no group {group_id[:_SHOWN_CHARACTERS_MAX]!r}",
+        )
     if found is None:
         return DescribedGroup(
             error_code=code,

@@ -28,20 +28,19 @@ _NO_TRANSACTION = -1
 async def handle(
     state: BrokerState, session: Session, version: int, request: DescribeProducersRequest
 ) -> DescribeProducersResponse:
-    """List the producers of each partition."""
+    """List the producers of each partition, once however often it is named."""
     del session, version
-    await trio.lowlevel.checkpoint()
-    return DescribeProducersResponse(
-        topics=[
-            TopicResponse(
-                name=topic.name,
-                partitions=[
-                    _describe(state, topic.name, partition) for partition in topic.partition_indexes
-                ],
-            )
-            for topic in request.topics
-        ]
-    )
+    described: set[tuple[str, int]] = set()
+    topics = []
+    for topic in request.topics:
+        await trio.lowlevel.checkpoint()
+        partitions = []
+        for index in topic.partition_indexes:
+            if (topic.name, index) not in described:
+                described.add((topic.name, index))
+                partitions.append(_describe(state, topic.name, index))
+        topics.append(TopicResponse(name=topic.name, partitions=partitions))
+    return DescribeProducersResponse(topics=topics)
 
 
 def _describe(state: BrokerState, topic: str, partition: int) -> PartitionResponse:

@@ -50,7 +50,7 @@ async def handle(
 ) -> MetadataResponse:
     """Describe the cluster and the topics asked for, creating those that may be created."""
     await trio.lowlevel.checkpoint()
-    wanted = request.topics
+    wanted = _each_once(request.topics)
     throttle_time_ms = 0
     if wanted is None or (version == 0 and not wanted):
         image = state.controller.image
@@ -76,6 +76,15 @@ async def handle(
             CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NO_OPERATIONS
         ),
     )
+
+
+def _each_once(
+    wanted: Sequence[MetadataRequestTopic] | None,
+) -> Sequence[MetadataRequestTopic] | None:
+    """Leave out what is asked for again, as Apache Kafka does: topics can be large."""
+    if not wanted:
+        return wanted
+    return list({(one.name, one.topic_id): one for one in wanted}.values())
 
 
 async def _create_missing(

@@ -47,7 +47,11 @@ async def handle(
     await trio.lowlevel.checkpoint()
     if version >= BATCH_VERSION:
         by_id = version >= TOPIC_ID_VERSION
-        groups = [await _answer_group(state, group, by_id=by_id) for group in request.groups]
+        asked = _Asked()
+        groups = []
+        for group in request.groups:
+            groups.append(await _answer_group(state, group, asked, by_id=by_id))
+            await trio.lowlevel.checkpoint()
         return OffsetFetchResponse(groups=groups)
     code = await state.coordinator.load_group(request.group_id)
     if code:
@@ -57,7 +61,11 @@ async def handle(
     if request.topics is None:
         wanted = _everything(state, request.group_id)
     else:
-        wanted = [(topic.name, topic.partition_indexes) for topic in request.topics]
+        asked = _Asked()
+        wanted = [
+            (topic.name, asked.new(request.group_id, topic.name, topic.partition_indexes))
+            for topic in request.topics
+        ]
     return OffsetFetchResponse(
         topics=[
             OffsetFetchResponseTopic(
@@ -67,6 +75,30 @@ async def handle(
             for name, indexes in wanted
         ]
     )
+
+
+class _Asked:
+    """What one request has been answered already, and gets no second time.
+
+    A partition takes four bytes to ask for, and the client's metadata with its offset may be long.
+    """
+
+    def __init__(self) -> None:
+        self._partitions: dict[tuple[str, str | UUID], set[int]] = {}
+        self._groups: set[str] = set()
+
+    def new(self, group_id: str, topic: str | UUID, indexes: Sequence[int]) -> list[int]:
+        """Return those partitions that have not been asked for before."""
+        known = self._partitions.setdefault((group_id, topic), set())
+        found = [index for index in dict.fromkeys(indexes) if index not in known]
+        known.update(found)
+        return found
+
+    def is_new(self, group_id: str) -> bool:
+        """Whether all that a group has committed has not been asked for before."""
+        is_new = group_id not in self._groups
+        self._groups.add(group_id)
+        return is_new
 
 
 def _everything(state: BrokerState, group_id: str) -> list[tuple[str, Sequence[int]]]:
@@ -118,29 +150,29 @@ def _refused_topic(topic: OffsetFetchRequestTopic, code: ErrorCode) -> OffsetFet
 
 
 async def _answer_group(
-    state: BrokerState, group: OffsetFetchRequestGroup, *, by_id: bool
+    state: BrokerState, group: OffsetFetchRequestGroup, asked: _Asked, *, by_id: bool
 ) -> OffsetFetchResponseGroup:
     code = await state.coordinator.load_group(group.group_id)
     if code:
         return OffsetFetchResponseGroup(group_id=group.group_id, topics=(), error_code=code)
     topics: list[OffsetFetchResponseTopics] = []
     if group.topics is None:
-        for name, indexes in _everything(state, group.group_id):
+        everything = _everything(state, group.group_id) if asked.is_new(group.group_id) else ()
+        for name, indexes in everything:
             routed = state.router.by_name.get(name)
             if routed is not None:
                 topics.append(_topic(state, group.group_id, name, routed.topic_id, indexes))
         return OffsetFetchResponseGroup(group_id=group.group_id, topics=topics)
     for wanted in group.topics:
+        key = wanted.topic_id if by_id else wanted.name
+        indexes = asked.new(group.group_id, key, wanted.partition_indexes)
         if not by_id:
-            topics.append(
-                _topic(state, group.group_id, wanted.name, ZERO_TOPIC_ID, wanted.partition_indexes)
-            )
+            topics.append(_topic(state, group.group_id, wanted.name, ZERO_TOPIC_ID, indexes))
             continue
         routed = state.router.by_id.get(wanted.topic_id)
         if routed is None:
-            topics.append(_unknown_topic(wanted.topic_id, wanted.partition_indexes))
+            topics.append(_unknown_topic(wanted.topic_id, indexes))
         else:
-            indexes = wanted.partition_indexes
             topics.append(_topic(state, group.group_id, routed.name, wanted.topic_id, indexes))
     return OffsetFetchResponseGroup(group_id=group.group_id, topics=topics)
 
