@@ -11,7 +11,7 @@ from tests.broker.harness import World, make_batch, running, simulated
 from tests.support.kafka_bytes import Batch, varint
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.records.build import Record, build_batch
-from trio_broker.records.compression import Compression, available
+from trio_broker.records.compression import Compression, available, compress
 from trio_broker.storage.handles import SegmentCache
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.wire.messages.list_offsets import (
@@ -186,3 +186,28 @@ async def test_records_with_impossible_timestamps_are_answered_as_a_whole(
         answer = await client.call(request(1_500), 7)
         found = answer.topics[0].partitions[0]
         assert (found.error_code, found.offset, found.timestamp) == (0, 0, 2_000)
+
+
+@pytest.mark.parametrize("count, offset", [(200_000, 199_999), (200_001, 0)])
+async def test_batches_of_very_many_records_are_not_looked_through(
+    wire_config: BrokerConfig, count: int, offset: int
+) -> None:
+    """A few KB of zeros hold ten million, and the thread that looks for one has to write, too."""
+    old = b"\x0c\x00\x00\x00\x01\x01\x00"  # the offsets in it do not count, except in the last
+    last = b"\x00" + varint(1_000) + varint(count - 1) + varint(-1) + varint(-1) + varint(0)
+    records = old * (count - 1) + varint(len(last)) + last
+    batch = Batch(
+        payload=compress(records, Compression.GZIP),
+        count=count,
+        last_offset_delta=count - 1,
+        attributes=int(Compression.GZIP),
+        base_timestamp=1_000,
+        max_timestamp=2_000,
+    ).encode()
+    assert len(batch) < 10_000
+    async with running(wire_config) as run, run.connect() as client:
+        await run.broker.create_topic("orders")
+        assert (await client.produce(batch)).error_code == 0
+        answer = await client.call(request(1_500), 7)
+        found = answer.topics[0].partitions[0]
+        assert (found.error_code, found.offset, found.timestamp) == (0, offset, 2_000)
