@@ -42,10 +42,11 @@ async def handle(
 ) -> DescribeConfigsResponse:
     """List the configuration of each resource, or the keys asked for."""
     del session, version
+    await trio.lowlevel.checkpoint()
     results = []
     for resource in _each_once(request.resources):
-        await trio.lowlevel.checkpoint()
         results.append(_describe(state, resource, request))
+        await trio.lowlevel.checkpoint()
     return DescribeConfigsResponse(results=results)
 
 

@@ -30,16 +30,17 @@ async def handle(
 ) -> DescribeProducersResponse:
     """List the producers of each partition, once however often it is named."""
     del session, version
+    await trio.lowlevel.checkpoint()
     described: set[tuple[str, int]] = set()
     topics = []
     for topic in request.topics:
-        await trio.lowlevel.checkpoint()
         partitions = []
         for index in topic.partition_indexes:
             if (topic.name, index) not in described:
                 described.add((topic.name, index))
                 partitions.append(_describe(state, topic.name, index))
         topics.append(TopicResponse(name=topic.name, partitions=partitions))
+        await trio.lowlevel.checkpoint()
     return DescribeProducersResponse(topics=topics)
 
 
