@@ -27,6 +27,7 @@ from trio_broker.storage.disk_state import DiskState
 from trio_broker.storage.log import Log
 from trio_broker.testing.brokers import open_simulated_broker
 from trio_broker.testing.sim.disk import SimFileSystem
+from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.testing.sim.run import Simulation, simulate
 from trio_broker.testing.workload.operating import touch
 
@@ -251,6 +252,21 @@ async def stop_and_lose_power(
         for replica in (bad, good):
             is_believed = report.clean and replica.partition in served
             assert not replica.has_log or replica.log.recovery.is_trusted is is_believed
+
+
+@simulated
+async def test_a_disk_without_a_byte_left_loses_nothing_by_a_stop(world: World) -> None:
+    async with world.running(reraise=False) as run:
+        await fill(run.broker, durability="os")
+        world.fs.faults = DiskFaults(capacity_bytes=world.fs.used_bytes)
+        run.broker.request_stop()
+        await run.broker.wait_stopped()
+    assert "clean-shutdown" in str(run.tree.report)
+    world.machine.power_off()
+    world.machine = world.machine.power_on()
+    world.fs.faults = DiskFaults()
+    async with world.running() as run:
+        assert [each.log.log_end_offset for each in run.state.router.replicas()] == [BATCHES] * 2
 
 
 async def fill(broker: Any, **configs: str) -> None:
