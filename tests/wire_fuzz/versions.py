@@ -58,6 +58,9 @@ _DIFFERENT = {
     ("JoinGroup", 9): "a leader that came back does not assign",
     ("FindCoordinator", 4): "many at once",
     ("OffsetFetch", 8): "many at once",
+    ("OffsetFetch", 10): "an unknown id is an error, an unknown name is not",
+    ("SyncGroup", 5): "a member has to say which protocol it means",
+    ("ApiVersions", 3): "a client has to say what it is",
     ("LeaveGroup", 3): "many at once",
     ("DeleteTopics", 6): "by id",
     ("ListConfigResources", 1): "other types than client metrics",
@@ -215,7 +218,8 @@ def _is_fit(message: Any) -> bool:
         message.replica_state = None
     if message.api_key == ApiKey.JOIN_GROUP:
         message.rebalance_timeout_ms = min(message.rebalance_timeout_ms, 100)
-        message.session_timeout_ms = min(message.session_timeout_ms, 60_000)
+        if message.session_timeout_ms <= 1_800_000:  # else it is refused
+            message.session_timeout_ms = min(message.session_timeout_ms, 10_000)
     return True
 
 
