@@ -320,6 +320,23 @@ def test_sealing_cuts_back_what_was_never_flushed(sim_bench: Bench, disk: SimFil
     assert [offset for offset, _ in sim_bench.read_all()] == list(range(15))
 
 
+def test_a_log_whose_durable_part_is_gone_is_not_filled_up_with_zeros(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    log = sim_bench.open()
+    sim_bench.fill(3)
+    fail_call(disk, "sync")
+    with pytest.raises(SyncFailed):
+        sim_bench.append(batch())
+    file = disk.open(f"{sim_bench.directory}/{0:020d}.log", "vandal")
+    file.truncate(100)
+    file.close()
+    with pytest.raises(CorruptLog, match="has 100 bytes"):
+        run_inline(log.seal_at_durable_job())
+    assert log.is_broken
+    assert len(disk.content(f"{sim_bench.directory}/{0:020d}.log")) == 100
+
+
 def test_a_process_started_after_a_failed_fsync_does_not_trust_the_page_cache(
     sim_bench: Bench, disk: SimFileSystem
 ) -> None:
@@ -342,15 +359,20 @@ def test_a_process_started_after_a_failed_fsync_does_not_trust_the_page_cache(
     assert sim_bench.read_all() == expected
 
 
-@pytest.mark.parametrize("durability, is_killed", [
-    (Durability.FSYNC, False), (Durability.FSYNC, True),
-    (Durability.INTERVAL, False), (Durability.OS, False),
+@pytest.mark.parametrize("durability, is_killed, is_raised", [
+    (Durability.FSYNC, False, False), (Durability.FSYNC, True, False),
+    (Durability.INTERVAL, False, False), (Durability.OS, False, False),
+    (Durability.OS, False, True),
 ])  # fmt: skip
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_served_after_a_failed_fsync_and_a_restart_is_on_the_disk(
-    durability: Durability, seed: int, *, is_killed: bool
+    durability: Durability, seed: int, *, is_killed: bool, is_raised: bool
 ) -> None:
-    """Also if the process was killed before it could leave a note, as while its fsync hung."""
+    """Also if the process was killed before it could leave a note, as while its fsync hung.
+
+    And what was acknowledged is kept, as far as the page cache has it, even if the topic has come
+    to promise more meanwhile.
+    """
     disk = SimFileSystem(seed)
     disk.prepare_directory("/logs")
     with Bench(disk, "/logs") as bench:
@@ -368,6 +390,8 @@ def test_what_is_served_after_a_failed_fsync_and_a_restart_is_on_the_disk(
             disk.unlink(f"{bench.directory}/{paths.SYNC_FAILED_NAME}")
         bench.crash()
         disk = bench.fs = disk.restart()
+        if is_raised:
+            bench.durability = Durability.FSYNC
         bench.open()
         expected = bench.read_all()
         if durability is not Durability.FSYNC:

@@ -17,7 +17,7 @@ import trio
 from trio_broker.broker.paced_log import PacedLog
 from trio_broker.broker.supervise import Backoff
 from trio_broker.config import MIB
-from trio_broker.errors import StorageError, StuckIO
+from trio_broker.errors import CorruptLog, StorageError, StuckIO
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskState, thresholds
@@ -193,7 +193,14 @@ class DiskGuard:
         log_dir = self._log_dir
         health = log_dir.health
         try:
+            await log_dir.lane.run(log_dir.directory.check_job())
             space = await log_dir.lane.run(probe_job(self._host.fs, self._path))
+        except CorruptLog as error:
+            health.probe_failed()
+            self._paced.log(
+                logging.ERROR, "identity", f"log dir stays {health.state.value}: {error}"
+            )
+            return
         except (StorageError, OSError) as error:
             health.probe_failed()
             logger.debug("log dir %s still does not work: %s", self._path, error)

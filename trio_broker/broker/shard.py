@@ -486,9 +486,8 @@ class Shard(ShardUpkeep):
 
         Where an fsync had failed and acknowledgements wait for fsync, the log goes on at its
         durable offset: nothing above it was ever acknowledged. Where they do not wait, or did not
-        before somebody altered the topic, what was acknowledged may be gone, so the replica stays
-        offline until the broker is started again, which an operator does knowing that. Everything
-        else is opened again as after a crash.
+        before somebody altered the topic, what was acknowledged may be gone: the replica is offline
+        until an operator who knows that starts the broker. All else is opened as after a crash.
         """
         for replica in list(self.replicas.values()):
             async with self.changes:
@@ -508,7 +507,10 @@ class Shard(ShardUpkeep):
         try:
             await self.lane.run(log.seal_at_durable_job())
         except (StorageError, OSError) as error:
-            self.log_dir.fail(error)
+            if isinstance(error, CorruptLog):  # what was durable is gone: for an operator
+                logger.error("%r stays offline: %s", replica, error)
+            else:
+                self.log_dir.fail(error)
             return
         log.apply_seal()
         if replica.is_closing:

@@ -144,6 +144,7 @@ class AppendPlan:
             need not be on the disk.
         is_synced: the job made everything below `end_offset` durable.
         unsynced: segments that hold older bytes which are not durable yet.
+        all_durable: everything published before is durable.
         begins_log: the log has no segment yet.
         must_sync_names: the names of the replica's files may not be durable yet.
         must_sync: sync in any case, because a file cannot stay open and a failed write must not
@@ -155,6 +156,7 @@ class AppendPlan:
     """
 
     __slots__ = (
+        "all_durable",
         "begins_log",
         "end_offset",
         "files",
@@ -192,6 +194,7 @@ class AppendPlan:
         self.is_synced = False
         self.unsynced: list[tuple[Segment, File | None]] = []
         self.must_sync = False
+        self.all_durable = False
         self.begins_log = False
         self.must_sync_names = False
         self.load_index = False
@@ -223,7 +226,7 @@ def append_job(plan: AppendPlan, *, sync: bool) -> Job[None]:
     except (SyncFailed, StuckIO):
         # What became of a sync that was given up is as unknown as what one that failed has lost.
         plan.state, plan.sync_failed = AppendState.DAMAGED, True
-        yield from mark_sync_failed(plan.files)
+        yield from mark_sync_failed(plan.files, all_durable=plan.all_durable)
         raise
     except (AppendFailed, CorruptLog, OSError) as error:
         yield from _take_back(plan, written, error)
@@ -318,7 +321,7 @@ def _take_back(
         cut_back = cut_back and (yield from _undo(plan, written))
     except SyncFailed:
         plan.state, plan.sync_failed = AppendState.DAMAGED, True
-        yield from mark_sync_failed(plan.files)
+        yield from mark_sync_failed(plan.files, all_durable=plan.all_durable)
         raise
     plan.state = AppendState.CUT_BACK if cut_back else AppendState.DAMAGED
     if isinstance(error, CorruptLog) or (isinstance(error, AppendFailed) and error.was_reading):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NOTE_ATTEMPTS = 3
+_ALL_DURABLE = b"all that was acknowledged is durable\n"
 
 
 class ReplicaFiles(NamedTuple):
@@ -89,17 +90,19 @@ def _sync_segment(files: ReplicaFiles, segment: Segment, file: File | None) -> J
         file.close()
 
 
-def noting_failed_sync(files: ReplicaFiles, job: Job[T]) -> Job[T]:
+def noting_failed_sync(files: ReplicaFiles, job: Job[T], *, all_durable: bool = False) -> Job[T]:
     """Run a job, and if an fsync fails or is given up, leave a note in the directory first."""
     try:
         return (yield from job)
     except (SyncFailed, StuckIO):
-        yield from mark_sync_failed(files)
+        yield from mark_sync_failed(files, all_durable=all_durable)
         raise
 
 
-def mark_sync_failed(files: ReplicaFiles) -> Job[None]:
+def mark_sync_failed(files: ReplicaFiles, *, all_durable: bool = False) -> Job[None]:
     """Leave a note in the directory that an fsync has failed.
+
+    With `all_durable` it says that everything acknowledged was durable before.
 
     From then on the page cache may show bytes and names that are not on the disk. In durability
     `fsync` recovery drops that cache anyway, in the other modes a process started later on the same
@@ -110,11 +113,31 @@ def mark_sync_failed(files: ReplicaFiles) -> Job[None]:
     path = files.path(paths.SYNC_FAILED_NAME)
     for _ in range(_NOTE_ATTEMPTS):
         try:
+            is_new = (yield files.fs.stat, (path,)) is None
             file = yield from jobs.open_file(files.fs, path, files.owner, create=True)
         except (OSError, StorageError):
             continue
-        file.close()
+        try:
+            if all_durable and is_new:
+                yield file.write_at, (0, [_ALL_DURABLE])
+            elif not all_durable and file.size:
+                yield file.truncate, (0,)
+        except (OSError, StorageError):
+            pass  # an empty note says less, which is right in any case
+        finally:
+            file.close()
         return
+
+
+def read_sync_failed(files: ReplicaFiles) -> Job[bool]:
+    """Return whether the note says that everything acknowledged was durable before."""
+    path = files.path(paths.SYNC_FAILED_NAME)
+    file = yield from jobs.open_file(files.fs, path, files.owner, read_only=True)
+    try:
+        content: bytes = yield file.read_at, (0, len(_ALL_DURABLE))
+    finally:
+        file.close()
+    return content == _ALL_DURABLE
 
 
 def unlink_if_there(fs: FileSystem, path: str) -> Job[bool]:

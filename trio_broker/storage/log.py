@@ -133,6 +133,7 @@ class Log(LogRetention):
             for segment in row.unsynced()
             if segment is not first.segment
         ]
+        plan.all_durable = row.durable is None
         plan.begins_log = len(row) == 0
         plan.must_sync_names = row.names_unsynced
         for write in plan.writes:

@@ -127,6 +127,18 @@ class LogDirectory:
         """
         return _quarantine(self.fs, self.path, name)
 
+    def check_job(self) -> Job[None]:
+        """See that the path still leads to this directory.
+
+        Whoever mounts disks may have taken it away, with the filesystem that failed: then the path
+        leads to an empty directory, on which everything works and no record is found.
+
+        Raises:
+            CorruptLog: it leads to another one.
+            OSError: it cannot be read.
+        """
+        return _check_identity(self.fs, self.path, self.directory_id)
+
     def mark_clean_job(self, summaries: Mapping[TopicPartition, LogSummary]) -> Job[None]:
         """Write the clean marker: the last thing before `release`.
 
@@ -278,6 +290,17 @@ def _read_meta(fs: FileSystem, path: str, cluster_id: str, node_id: int) -> Job[
         )
         raise ConfigError([fault])
     return directory_id
+
+
+def _check_identity(fs: FileSystem, path: str, directory_id: UUID) -> Job[None]:
+    meta = f"{path}/{paths.META_NAME}"
+    payload = yield from jobs.read_small_file(fs, meta, owner_of(path))
+    try:
+        found = None if payload is None else UUID(json.loads(payload)["directory_id"])
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found != directory_id:
+        raise CorruptLog(f"{path} is not the directory that was opened: is its disk mounted?")
 
 
 def _write_meta(

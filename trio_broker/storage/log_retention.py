@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_broker.storage import maintenance
-from trio_broker.storage.files import noting_failed_sync
 from trio_broker.storage.index import SegmentIndex
 from trio_broker.storage.maintenance import DeletionPlan, Unlinked
 from trio_broker.storage.retention import deletion_reasons, expiry_ms
@@ -133,7 +132,7 @@ class LogRetention(LogUpkeep):
             SyncFailed: as for `flush_job`.
             AppendFailed, OSError: it could not be written down; all segments are still there.
         """
-        return noting_failed_sync(self._files, maintenance.delete_segments_job(plan))
+        return self._noting_failed_sync(maintenance.delete_segments_job(plan))
 
     def publish_deletion(self, plan: DeletionPlan, now_ms: int) -> None:
         """Take the segments out of the log; its start offset moves up."""

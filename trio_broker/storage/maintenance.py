@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_broker.errors import AppendFailed, StorageError
+from trio_broker.errors import AppendFailed, CorruptLog, StorageError
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.checkpoint import (
@@ -265,6 +265,8 @@ def seal_job(plan: CheckpointPlan, doomed: Sequence[int], names: Sequence[int]) 
         path = files.path(paths.offset_name(end.segment_base, paths.LOG_SUFFIX))
         file = yield from jobs.open_file(files.fs, path, files.owner)
         try:
+            if file.size < end.position:  # to "cut" it would put zeros in their place
+                raise CorruptLog(f"{path} has {file.size} bytes, {end.position} were durable")
             yield file.truncate, (end.position,)
             yield from jobs.sync(file)
         finally:

@@ -21,12 +21,18 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from trio_broker.config import Durability
 from trio_broker.host import jobs
 from trio_broker.replication.leader_epochs import LeaderEpochCache
 from trio_broker.replication.producer_state import ProducerStateTable
 from trio_broker.storage import paths
 from trio_broker.storage.checkpoint import read_checkpoint, read_snapshot, write_checkpoint
-from trio_broker.storage.files import ReplicaFiles, noting_failed_sync, unlink_if_there
+from trio_broker.storage.files import (
+    ReplicaFiles,
+    noting_failed_sync,
+    read_sync_failed,
+    unlink_if_there,
+)
 from trio_broker.storage.log import Log
 from trio_broker.storage.maintenance import flush_closed_job
 from trio_broker.storage.replica_directory import prepare_replica_directory
@@ -34,7 +40,7 @@ from trio_broker.storage.scan import Scan
 from trio_broker.storage.segments import SegmentRow
 
 if TYPE_CHECKING:
-    from trio_broker.config import Durability, TopicConfig
+    from trio_broker.config import TopicConfig
     from trio_broker.host.interface import FileSystem, Job
     from trio_broker.names import TopicName, TopicPartition
     from trio_broker.storage.checkpoint import LogSummary
@@ -180,6 +186,7 @@ def open_log_job(
         yield from noting_failed_sync(
             files,
             _open_scanned(opening, after_failed_sync=after_failed_sync, is_durable=is_durable),
+            all_durable=durability is Durability.FSYNC,
         )
     )
 
@@ -245,9 +252,12 @@ def _open_scanned(opening: LogToOpen, *, after_failed_sync: bool, is_durable: bo
     names = yield from prepare_replica_directory(
         files, opening.topic_partition, opening.topic_name, is_durable=is_durable
     )
+    has_note = paths.SYNC_FAILED_NAME in names
+    all_durable = has_note and (yield from read_sync_failed(files))
     scan = Scan(
         opening,
-        must_rewrite=after_failed_sync or paths.SYNC_FAILED_NAME in names,
+        must_rewrite=after_failed_sync or has_note,
+        is_in_doubt=has_note and not all_durable,
         may_lose=paths.ACCEPT_LOSS_NAME in names,
     )
     bases = paths.offsets_of(names, paths.LOG_SUFFIX)

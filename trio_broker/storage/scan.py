@@ -54,6 +54,7 @@ class Scan:
 
     Attributes:
         must_rewrite: an fsync had failed, so what the page cache shows need not be on the disk.
+        trusts_cache: something acknowledged may be in the page cache only.
         may_lose: an operator has accepted that acknowledged records are lost by that.
         segments: those found sound so far.
         index: of the last of them, None if it is not known.
@@ -64,8 +65,12 @@ class Scan:
         bytes_scanned: read and checked.
     """
 
-    def __init__(self, opening: LogToOpen, *, must_rewrite: bool, may_lose: bool) -> None:
+    def __init__(
+        self, opening: LogToOpen, *, must_rewrite: bool, is_in_doubt: bool, may_lose: bool
+    ) -> None:
         self.must_rewrite = must_rewrite
+        # Of what was acknowledged before somebody altered the topic, `durability` says nothing.
+        self.trusts_cache = is_in_doubt or opening.durability is not Durability.FSYNC
         self.may_lose = may_lose
         self.segments: list[Segment] = []
         self.index: SegmentIndex | None = None
@@ -314,7 +319,7 @@ class Scan:
         """
         # Also what shows no change may be news to the disk: a cut that was not synced.
         yield from jobs.sync(file)
-        if self._opening.durability is not Durability.FSYNC:
+        if self.trusts_cache:
             return self.must_rewrite
         begin = 0 if self._resume is None else self._resume.size_bytes
         is_forgotten: bool = yield file.forget_cached, (begin,)

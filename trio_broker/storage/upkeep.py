@@ -8,7 +8,7 @@ jobs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import frozen
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from trio_broker.storage.handles import SegmentCache
     from trio_broker.storage.recovery import RecoveryReport
     from trio_broker.storage.segments import SegmentRow
+
+T = TypeVar("T")
 
 #: With more bytes than these since its checkpoint, a log that is closed in order writes one.
 CLOSE_CHECKPOINT_BYTES = 1024 * 1024
@@ -263,6 +265,10 @@ class LogUpkeep:
         """Refuse appends from now on: what is on disk is unknown (a failed fsync, a stuck call)."""
         self._is_broken = self._has_failed_sync = True
 
+    def _noting_failed_sync(self, job: Job[T]) -> Job[T]:
+        all_durable = self._row.durable is None
+        return noting_failed_sync(self._files, job, all_durable=all_durable)
+
     # Flushing.
 
     def _plan_flush(self) -> FlushPlan:
@@ -284,7 +290,7 @@ class LogUpkeep:
         """
         self._flush = self._plan_flush()
         self._since_flush_began = None
-        return noting_failed_sync(self._files, maintenance.flush_job(self._flush))
+        return self._noting_failed_sync(maintenance.flush_job(self._flush))
 
     def mark_flushed(self, end_offset: int) -> None:
         """Take note that the last `flush_job` succeeded.
@@ -323,7 +329,7 @@ class LogUpkeep:
         """
         self._since_flush_began = None
         plan = self._plan_checkpoint(self._plan_flush(), self._log_start_offset, 0, None)
-        return noting_failed_sync(self._files, maintenance.checkpoint_job(plan))
+        return self._noting_failed_sync(maintenance.checkpoint_job(plan))
 
     def _plan_checkpoint(
         self, flush: FlushPlan, log_start_offset: int, skipped: int, added: Segment | None
@@ -381,6 +387,7 @@ class LogUpkeep:
         runs this accepts the loss.
 
         Raises:
+            CorruptLog: what was durable is not there any more.
             SyncFailed, AppendFailed, OSError: the disk does not work; the log stays broken.
         """
         row = self._row
@@ -409,7 +416,7 @@ class LogUpkeep:
         names = [segment.base_offset for segment in kept[-1:]] + doomed
         snapshot = producers.to_bytes() if len(producers) else None
         plan = plan._replace(state=state, producers=snapshot, indexes=())
-        return noting_failed_sync(self._files, maintenance.seal_job(plan, doomed, names))
+        return self._noting_failed_sync(maintenance.seal_job(plan, doomed, names))
 
     def apply_seal(self) -> None:
         """Take over what `seal_at_durable_job` did; the log works again."""
@@ -469,7 +476,7 @@ class LogUpkeep:
             LogSummary(state.end.offset, summary_state),
             must_sync_names=self._has_removed_names,
         )
-        return noting_failed_sync(self._files, closing)
+        return self._noting_failed_sync(closing)
 
     def flush_unsound_job(self) -> Job[None]:
         """Make durable what was published, of a log that something is wrong with.
@@ -485,7 +492,7 @@ class LogUpkeep:
         flush = maintenance.flush_unsound_job(
             self._plan_flush(), after_failed_sync=self._has_failed_sync
         )
-        return noting_failed_sync(self._files, flush)
+        return self._noting_failed_sync(flush)
 
     def _close(
         self,
