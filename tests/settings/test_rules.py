@@ -113,7 +113,10 @@ from trio_broker.errors import ConfigError
             lambda: GroupConfig(session_timeout_min_ms=2, session_timeout_max_ms=1),
             "session_timeout_min_ms must not exceed session_timeout_max_ms (1), but is 2",
         ),
-        (lambda: HttpConfig(listen="0.0.0.0:1"), "set 'http.token', or listen on 127.0.0.1"),
+        (
+            lambda: HttpConfig(listen="0.0.0.0:1"),
+            "set 'http.token' (TRIO_BROKER_HTTP__TOKEN, 16 characters or more), or",
+        ),
         (lambda: HttpConfig(token="with a blank in it"), "token must be 16 to 1000 printable"),
         (lambda: TopicConfig(cleanup_policy="compact"), "'compact' is not supported yet"),
         # Types, which Python does not check.
