@@ -33,6 +33,9 @@ logger = logging.getLogger("trio_broker.server")
 EXIT_CLEAN = 0
 EXIT_CRASH = 1
 EXIT_FORCED = 3
+#: New objects before the youngest are looked at, some milliseconds; runs of that before those are
+#: looked at that have survived one.
+COLLECTOR_THRESHOLDS = (5_000, 50)
 #: This long after the deadline of a stop the process ends itself, whatever its event loop does.
 FORCED_EXIT_GRACE_SECONDS = 5.0
 
@@ -85,13 +88,16 @@ def _nothing_is_garbage() -> Iterator[None]:
     """Keep the cyclic collector away from what a start makes, then and later.
 
     With many partitions it would look through all of it again and again: at the start in vain, and
-    later it would stop the event loop for tens of milliseconds each time.
+    later it would stop the event loop for tens of milliseconds each time. What is made later is
+    looked at more seldom than usual, so that the parts of a large answer are gone by then and do
+    not count as a reason to look through everything.
     """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
+        gc.set_threshold(*COLLECTOR_THRESHOLDS)
         gc.enable()
 
 

@@ -398,10 +398,9 @@ class Shard(ShardUpkeep):
     async def _live(
         self, replica: Replica, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
+        task_status.started()
         try:
-            await self.log_dir.supervisor.absorb(
-                replica.boundary, partial(replica.live, task_status=task_status)
-            )
+            await self.log_dir.supervisor.absorb(replica.boundary, replica.live)
         finally:
             if replica.state is ReplicaState.CLOSED:
                 self.replicas.pop(replica.topic_partition, None)
@@ -463,7 +462,7 @@ class Shard(ShardUpkeep):
     async def _revive(self, replica: Replica) -> None:
         """Try once more, later, to open an offline replica; a further failure comes back here."""
         with replica.helped():
-            with trio.move_on_after(replica.backoff.next_seconds(trio.current_time())):
+            with trio.move_on_after(replica.next_try_seconds()):
                 await replica.wait_told_to_end()
             await self._reopen(replica)
 

@@ -235,7 +235,7 @@ class ShardUpkeep:
             for number, replica in enumerate(replicas, start=1):
                 self._unflushed.pop(replica, None)
                 replica.release_log()
-                replica.scope.cancel()
+                replica.leave()
                 if number % REPLICAS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
         if self._nursery is not None:

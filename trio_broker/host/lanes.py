@@ -359,7 +359,10 @@ class RealLane:
             if was_condemned:
                 self._stuck = None
         if not was_condemned:
-            return result
+            try:
+                return result
+            finally:
+                del result  # an error refers to this frame
         message = (
             f"lane {self.name}: {running.describe()} returned after "
             f"{perf_counter() - running.started_at:.1f} s"

@@ -39,6 +39,8 @@ _UNKNOWN = EpochEnd(UNDEFINED_EPOCH, UNDEFINED_OFFSET)
 class LeaderEpochCache:
     """The epochs of one log, oldest first: epochs and start offsets both rise."""
 
+    __slots__ = ("_entries",)
+
     def __init__(self) -> None:
         self._entries: list[EpochStart] = []
 

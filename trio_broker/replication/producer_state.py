@@ -194,6 +194,8 @@ class ProducerStateTable:
         expiration_ms: forget a producer this long after its last batch.
     """
 
+    __slots__ = ("_entries", "_expiration_ms", "_producer_ids_max")
+
     def __init__(self, producer_ids_max: int, expiration_ms: int) -> None:
         self._producer_ids_max = producer_ids_max
         self._expiration_ms = expiration_ms

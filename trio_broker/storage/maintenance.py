@@ -228,6 +228,10 @@ class Unlinked(NamedTuple):
         )
 
 
+#: What most logs have to say.
+NOTHING_UNLINKED = Unlinked()
+
+
 def unlink_job(files: ReplicaFiles, doomed: list[str]) -> Job[Unlinked]:
     """Give back the space of deleted segments; return what became of their files.
 

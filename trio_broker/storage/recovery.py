@@ -73,6 +73,11 @@ class RecoveryReport:
     rebuilt: tuple[str, ...] = ()
 
 
+# Of most logs; there may be ten thousand that keep their report.
+_TRUSTED = RecoveryReport(is_trusted=True)
+_NOTHING_FOUND = RecoveryReport()
+
+
 @frozen
 class LogToOpen:
     """Everything about a log that is not on its disk."""
@@ -241,7 +246,7 @@ def _open_trusted(opening: LogToOpen, summary: LogSummary) -> Job[Log | None]:
         state.log_start_offset,
         producers,
         epochs,
-        RecoveryReport(is_trusted=True),
+        _TRUSTED,
         unchecked_bytes=state.unchecked_bytes,
         snapshot_offsets=[],
     )
@@ -287,19 +292,20 @@ def _open_scanned(opening: LogToOpen, *, after_failed_sync: bool, is_durable: bo
             yield from unlink_if_there(files.fs, path)
     if scan.index is not None:
         opening.cache.offers.append((scan.segments[-1], scan.index))
+    report = RecoveryReport(
+        bytes_scanned=scan.bytes_scanned,
+        batches=scan.batches,
+        bytes_truncated=scan.bytes_truncated,
+        fault=scan.fault,
+        quarantined=tuple(scan.quarantined),
+        rebuilt=tuple(scan.rebuilt),
+    )
     return opening.log(
         SegmentRow(scan.segments, scan.end_offset),
         scan.log_start_offset,
         scan.producers,
         scan.epochs,
-        RecoveryReport(
-            bytes_scanned=scan.bytes_scanned,
-            batches=scan.batches,
-            bytes_truncated=scan.bytes_truncated,
-            fault=scan.fault,
-            quarantined=tuple(scan.quarantined),
-            rebuilt=tuple(scan.rebuilt),
-        ),
+        report if report != _NOTHING_FOUND else _NOTHING_FOUND,
         unchecked_bytes=scan.bytes_scanned,
         snapshot_offsets=[offset for offset in snapshots if offset <= scan.end_offset],
     )

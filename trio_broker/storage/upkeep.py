@@ -140,7 +140,7 @@ class LogUpkeep:
         self.epochs = epochs
         self.recovery = recovery
         self.clean_summary: LogSummary | None = None
-        self.last_unlinked = maintenance.Unlinked()
+        self.last_unlinked = maintenance.NOTHING_UNLINKED
         self._files = files
         self._row = row
         self._cache = cache
