@@ -99,6 +99,29 @@ def test_the_text_of_a_partition_is_pinned():
     )
 
 
+def test_the_text_of_a_deletion_is_pinned():
+    replica = ReplicaAssignment(3, UUID(int=7), 1)
+    record = DeletionRecord(name="a", partitions=((replica,), (replica,)))
+    text = '[{"broker_id":3,"directory_id":"00000000-0000-0000-0000-000000000007","shard_index":1}]'
+    assert encode_record(record).decode() == (f'{{"v":1,"name":"a","partitions":[{text},{text}]}}')
+
+
+@pytest.mark.parametrize(
+    "changes", [{"shard_index": True}, {"broker_id": 1.0}, {"more": 1}, {"directory_id": "x"}]
+)
+def test_what_is_equal_to_a_place_is_not_taken_for_one(changes):
+    """Places are remembered, and True and 1 are the same to a dictionary."""
+    place = {"broker_id": 1, "directory_id": str(UUID(int=7)), "shard_index": 1}
+
+    def decode(replica):
+        text = json.dumps({"v": 1, "name": "a", "partitions": [[place], [replica]]}).encode()
+        return decode_record(DeletionRecord, "deletions/x", text)
+
+    assert decode(place).partitions[0] == (ReplicaAssignment(1, UUID(int=7), 1),)
+    with pytest.raises(CorruptMetadata):
+        decode(place | changes)
+
+
 def changed(**changes: object) -> bytes:
     return json.dumps(json.loads(encode_record(PARTITION)) | changes).encode()
 

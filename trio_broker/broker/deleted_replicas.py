@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trio_broker.host.interface import Lane
     from trio_broker.names import TopicPartition
 
+#: Directories renamed with one job of the lane: some milliseconds.
+RENAMED_TOGETHER = 32
 #: No pause between two removals is longer.
 PAUSE_SECONDS_MAX = 1.0
 
@@ -49,17 +51,25 @@ class DeletedReplicas:
     async def move_away(self, lane: Lane, replicas: Sequence[TopicPartition]) -> None:
         """Give the directories of replicas, whose files are closed, names that say so, durably.
 
-        May be called again for the same replicas, after a failure.
+        May be called again for the same replicas, after a failure. Others get the lane in between.
+
+        Cancellation: some have been moved, and perhaps not durably. The metadata still knows of the
+        deletion, and the next start goes on with it.
 
         Raises:
             StorageError, OSError: some may still be in their places; those that are not are taken
                 care of.
         """
         log_dir = self._log_dir
-        if log_dir.is_failed:
-            raise LogDirFailed(f"log dir {log_dir.directory.path} has failed: {log_dir.cause}")
+        failures: dict[str, OSError] = {}
         try:
-            failures = await lane.run(log_dir.directory.move_away_job(replicas))
+            for first in range(0, len(replicas), RENAMED_TOGETHER):
+                if log_dir.is_failed:
+                    path = log_dir.directory.path
+                    raise LogDirFailed(f"log dir {path} has failed: {log_dir.cause}")
+                some = replicas[first : first + RENAMED_TOGETHER]
+                sync = first + RENAMED_TOGETHER >= len(replicas)
+                failures |= await lane.run(log_dir.directory.move_away_job(some, sync=sync))
         except (StuckIO, SyncFailed) as fault:
             log_dir.fail(fault)
             raise

@@ -21,6 +21,7 @@ from trio_broker.broker.disk_guard import DiskGuard
 from trio_broker.broker.paced_log import DeletionLog, PacedLog
 from trio_broker.broker.replica import ReplicaState
 from trio_broker.broker.shard import Shard
+from trio_broker.broker.shard_jobs import GivenUp, never_over, stoppable
 from trio_broker.broker.space_keeper import SpaceKeeper
 from trio_broker.errors import AppendFailed, ErrorCode, StorageError
 from trio_broker.replication.producer_state import ProducerStateTable
@@ -49,6 +50,8 @@ logger = logging.getLogger("trio_broker.log_dir")
 
 #: When the time of a stop's phase is up, a call that is under way may take so long, and no longer.
 LAST_CALL_SECONDS = 0.1
+#: Directories of new replicas made with one job of the lane: some milliseconds.
+MADE_TOGETHER = 32
 
 
 class LogDir:
@@ -256,9 +259,35 @@ class LogDir:
             after_failed_sync=replica.after_failed_sync,
         )
 
-    def make_directories(self, topic_partitions: Sequence[TopicPartition]) -> Job[None]:
-        """Make the directories of new replicas, durably, with one fsync for all of them."""
-        return self.directory.make_replicas_job(topic_partitions)
+    async def make_directories(
+        self,
+        lane: Lane,
+        topic_partitions: Sequence[TopicPartition],
+        is_over: IsOver = never_over,
+    ) -> None:
+        """Make the directories of new replicas, durably, with one fsync for all of them.
+
+        Others get the lane in between.
+
+        Cancellation: some have been made, and perhaps not durably; a start makes all names durable.
+
+        Raises:
+            GivenUp: `is_over` said so; the rest is as after a cancellation.
+            StorageError, OSError: those that were made have been removed again, or the disk is in
+                such trouble that they could not be.
+        """
+        made: list[str] = []
+        try:
+            for first in range(0, len(topic_partitions), MADE_TOGETHER):
+                some = topic_partitions[first : first + MADE_TOGETHER]
+                sync = first + MADE_TOGETHER >= len(topic_partitions)
+                making = self.directory.make_replicas_job(some, sync=sync)
+                made += await lane.run(stoppable(making, is_over))
+        except GivenUp:
+            raise
+        except (StorageError, OSError):
+            await lane.run(self.directory.remove_made_job(made))
+            raise
 
     def _open_job(
         self, replica: Replica, summary: LogSummary | None, *, is_durable: bool

@@ -15,7 +15,7 @@ from uuid import UUID
 import trio
 
 from trio_broker.broker.replica import Replica
-from trio_broker.broker.shard_jobs import GivenUp, stoppable
+from trio_broker.broker.shard_jobs import GivenUp
 from trio_broker.broker.topics import RoutedTopic
 from trio_broker.config import Durability
 from trio_broker.errors import StorageError
@@ -105,7 +105,7 @@ class Reconciler:
             StorageError, OSError: a directory could not be moved; everything is closed. See
                 `move_away`.
         """
-        self._unroute(partitions)
+        unrouted = self._unroute(partitions)
         by_shard: dict[Shard, list[Replica]] = {}
         for partition in partitions:
             shard = self._shard_of(partition)
@@ -123,6 +123,8 @@ class Reconciler:
         async with trio.open_nursery() as nursery:
             for shard, replicas in by_shard.items():
                 nursery.start_soon(close, shard, replicas)
+        for routed in unrouted:
+            routed.replicas.clear()  # they refer to each other, and would wait for the collector
         pause_seconds = FIRST_LOOK_SECONDS
         while self._held_files(partitions):
             await trio.sleep(pause_seconds)
@@ -226,11 +228,14 @@ class Reconciler:
         routed.keep_promises(topic.configs)
         return routed
 
-    def _unroute(self, partitions: Sequence[PartitionState]) -> None:
+    def _unroute(self, partitions: Sequence[PartitionState]) -> list[RoutedTopic]:
+        unrouted = []
         for topic_id in dict.fromkeys(partition.topic_id for partition in partitions):
             routed = self._state.router.by_id.get(topic_id)
             if routed is not None:
                 self._state.router.remove(routed)
+                unrouted.append(routed)
+        return unrouted
 
     async def _start(self, partitions: Sequence[PartitionState], *, fresh: bool) -> None:
         """Start replicas. Requests find all of them at once, and are told to wait until then."""
@@ -266,9 +271,8 @@ class Reconciler:
         if fresh:
             opening = shard.log_dir.creating
             wanted = [replica.topic_partition for replica in replicas]
-            making = shard.log_dir.make_directories(wanted)
             try:
-                await shard.lane.run(stoppable(making, shard.has_begun_to_flush))
+                await shard.log_dir.make_directories(shard.lane, wanted, shard.has_begun_to_flush)
             except GivenUp:
                 pass  # and so is what follows; the next start does both
             except (StorageError, OSError) as error:

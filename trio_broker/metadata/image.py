@@ -10,8 +10,10 @@ Made by the controller (which applies what it committed), read by every handler.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -52,6 +54,8 @@ from trio_broker.names import (
     topic_name_fault,
 )
 
+_REPLICAS = attrgetter("replicas")
+
 
 @frozen
 class PartitionState:
@@ -80,12 +84,12 @@ class PartitionState:
     @property
     def replica_ids(self) -> tuple[BrokerId, ...]:
         """Brokers that hold a replica, the preferred leader first."""
-        return tuple(replica.broker_id for replica in self.replicas)
+        return tuple([replica.broker_id for replica in self.replicas])
 
     @property
     def isr_ids(self) -> tuple[BrokerId, ...]:
         """Brokers whose replica is in sync."""
-        return tuple(member.broker_id for member in self.isr)
+        return tuple([member.broker_id for member in self.isr])
 
     def replica_on(self, broker_id: BrokerId) -> ReplicaAssignment | None:
         """Return where `broker_id` keeps its replica, or None if it holds none."""
@@ -244,7 +248,8 @@ class _TopicDraft:
         self.name = TopicName("")
         self.record: TopicRecord | None = None
         self.mod_revision = 0
-        self.partitions: dict[int, tuple[PartitionRecord, int]] = {}
+        #: Those that stay as they are, and records of others with the revision of their change.
+        self.partitions: dict[int, PartitionState | tuple[PartitionRecord, int]] = {}
 
 
 class _Builder:
@@ -346,10 +351,7 @@ class _Builder:
                     partitions=len(topic.partitions),
                     configs=dict(topic.configs),
                 )
-                draft.partitions = {
-                    state.partition: (state.as_record(), state.mod_revision)
-                    for state in topic.partitions
-                }
+                draft.partitions = dict(enumerate(topic.partitions))
         return draft
 
     def _put_topic(self, key: str, record: TopicRecord, mod_revision: int) -> None:
@@ -424,12 +426,11 @@ def _build_topic(draft: _TopicDraft, record: TopicRecord, base: MetadataImage) -
             raise CorruptMetadata(f"topic {name}: {'; '.join(error.faults)}") from error
     states = []
     for partition in range(record.partitions):
-        stored, mod_revision = draft.partitions[partition]
-        if before is not None and partition < len(before.partitions):
-            unchanged = before.partitions[partition]
-            if unchanged.mod_revision == mod_revision:
-                states.append(unchanged)
-                continue
+        found = draft.partitions[partition]
+        if isinstance(found, PartitionState):
+            states.append(found)
+            continue
+        stored, mod_revision = found
         states.append(
             PartitionState(
                 name,
@@ -447,11 +448,14 @@ def _build_topic(draft: _TopicDraft, record: TopicRecord, base: MetadataImage) -
     return TopicState(name, topic_id, config, record.configs, tuple(states), draft.mod_revision)
 
 
-def _count(counts: dict[ShardKey, int], partitions: Iterable[PartitionState], step: int) -> None:
-    for state in partitions:
-        for replica in state.replicas:
+def _count(counts: dict[ShardKey, int], partitions: Sequence[PartitionState], step: int) -> None:
+    # Most share the few tuples there are of places.
+    together = Counter(map(id, map(_REPLICAS, partitions)))
+    places = {id(state.replicas): state.replicas for state in partitions}
+    for place, replicas in places.items():
+        for replica in replicas:
             key = ShardKey(replica.broker_id, replica.directory_id, replica.shard_index)
-            count = counts.get(key, 0) + step
+            count = counts.get(key, 0) + step * together[place]
             if count:
                 counts[key] = count
             else:
@@ -479,7 +483,15 @@ def _uuid_and_text(text: str) -> tuple[UUID, str]:
     return parsed, str(parsed)
 
 
-def _parse_number(key: str, text: str) -> int:
+@lru_cache(maxsize=2048)
+def _number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 10) or str(int(text)) != text:
-        raise CorruptMetadata(f"metadata key {key!r} does not end in a number")
+        return None
     return int(text)
+
+
+def _parse_number(key: str, text: str) -> int:
+    number = _number(text)
+    if number is None:
+        raise CorruptMetadata(f"metadata key {key!r} does not end in a number")
+    return number

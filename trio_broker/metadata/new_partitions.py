@@ -11,8 +11,15 @@ from trio_broker.config import LimitsConfig
 from trio_broker.errors import ErrorCode
 from trio_broker.metadata.image import MetadataImage
 from trio_broker.metadata.placement import Placement, Unplaceable
-from trio_broker.metadata.records import IsrMember, PartitionRecord, ReplicaAssignment
-from trio_broker.names import BrokerId, LeaderEpoch
+from trio_broker.metadata.records import (
+    IsrMember,
+    PartitionRecord,
+    ReplicaAssignment,
+    encode_record,
+    partition_key_prefix,
+)
+from trio_broker.metadata.transaction import Operation, Put
+from trio_broker.names import BrokerId, LeaderEpoch, TopicId
 
 #: Messages repeat what a client sent, which may be long.
 MESSAGE_CHARACTERS_MAX = 1000
@@ -89,28 +96,51 @@ def choose_brokers(placement: Placement, factor: int, count: int) -> list[list[B
     return [brokers[index % factor :] + brokers[: index % factor] for index in range(count)]
 
 
-def place_partition(
-    image: MetadataImage, placement: Placement, broker_ids: Sequence[BrokerId], min_isr: int
-) -> PartitionRecord:
-    """Place the replicas of one new partition, and return what to store of it.
+def place_partitions(
+    image: MetadataImage,
+    placement: Placement,
+    topic_id: TopicId,
+    broker_lists: Sequence[Sequence[BrokerId]],
+    *,
+    first: int = 0,
+    min_isr: int,
+) -> list[Operation]:
+    """Place the replicas of new partitions, and return what is to be stored of them.
+
+    Args:
+        image: where brokers are known.
+        placement: chooses log dirs and shards.
+        topic_id: of the topic.
+        broker_lists: for each partition, who is to hold a replica.
+        first: index of the first of them.
+        min_isr: of the topic.
 
     Raises:
         Refusal: KAFKA_STORAGE_ERROR.
     """
-    replicas = placement.place(broker_ids)
-    if isinstance(replicas, Unplaceable):
-        raise Refusal(
-            ErrorCode.KAFKA_STORAGE_ERROR,
-            f"Broker {replicas.broker_id} has no log dir that can take a new replica.",
-        )
-    return PartitionRecord(
-        leader=replicas[0].broker_id,
-        leader_epoch=LeaderEpoch(0),
-        partition_epoch=0,
-        replicas=replicas,
-        isr=_all_in_sync(image, replicas),
-        min_isr=min_isr,
-    )
+    operations: list[Operation] = []
+    values: dict[int, bytes] = {}  # partitions in the same places differ in their keys only
+    prefix = partition_key_prefix(topic_id)
+    for partition, broker_ids in enumerate(broker_lists, first):
+        replicas = placement.place(broker_ids)
+        if isinstance(replicas, Unplaceable):
+            raise Refusal(
+                ErrorCode.KAFKA_STORAGE_ERROR,
+                f"Broker {replicas.broker_id} has no log dir that can take a new replica.",
+            )
+        value = values.get(id(replicas))
+        if value is None:
+            record = PartitionRecord(
+                leader=replicas[0].broker_id,
+                leader_epoch=LeaderEpoch(0),
+                partition_epoch=0,
+                replicas=replicas,
+                isr=_all_in_sync(image, replicas),
+                min_isr=min_isr,
+            )
+            value = values[id(replicas)] = encode_record(record)
+        operations.append(Put(f"{prefix}{partition}", value))
+    return operations
 
 
 def _all_in_sync(

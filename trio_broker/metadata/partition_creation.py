@@ -21,10 +21,10 @@ from trio_broker.metadata.new_partitions import (
     check_brokers,
     check_limits,
     choose_brokers,
-    place_partition,
+    place_partitions,
 )
 from trio_broker.metadata.placement import Placement
-from trio_broker.metadata.records import TopicRecord, encode_record, partition_key, topic_key
+from trio_broker.metadata.records import TopicRecord, encode_record, topic_key
 from trio_broker.metadata.steps import Decision, StepBuilder
 from trio_broker.metadata.topic_creation import CreationRules
 from trio_broker.metadata.transaction import Guard, Operation, Put
@@ -132,12 +132,14 @@ class _PartitionAddition:
         record = TopicRecord(topic_id=topic.topic_id, partitions=count, configs=dict(topic.configs))
         operations: list[Operation] = [Put(topic_key(topic.name), encode_record(record))]
         guards = [Guard(topic_key(topic.name), topic.mod_revision)]
-        for partition, broker_ids in enumerate(broker_lists, first):
-            placed = place_partition(
-                self._image, self._placement, broker_ids, topic.config.min_insync_replicas
-            )
-            key = partition_key(topic.topic_id, partition)
-            operations.append(Put(key, encode_record(placed)))
+        operations += place_partitions(
+            self._image,
+            self._placement,
+            topic.topic_id,
+            broker_lists,
+            first=first,
+            min_isr=topic.config.min_insync_replicas,
+        )
         self._steps.add(result_index, guards, operations)
         self._partition_count += added
         return topic.topic_id

@@ -8,8 +8,11 @@ Used by `decisions`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from itertools import starmap
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
+
+from attrs import define
 
 from trio_broker.metadata.image import MetadataImage, ShardKey
 from trio_broker.metadata.records import DirectoryRecord, ReplicaAssignment
@@ -22,6 +25,19 @@ class Unplaceable(NamedTuple):
     broker_id: BrokerId
 
 
+#: A broker, the index of one of its candidates, and the index of a shard of that.
+_Place: TypeAlias = tuple[BrokerId, int, int]
+
+
+@define(eq=False)
+class _Candidate:
+    """A log dir that may take replicas, and how many it has, also by shard."""
+
+    directory: DirectoryRecord
+    replica_count: int
+    shard_counts: list[int]
+
+
 class Placement:
     """Places replicas one after another, counting those it placed itself.
 
@@ -31,21 +47,30 @@ class Placement:
     """
 
     def __init__(self, image: MetadataImage, excluded_directories: Collection[UUID] = ()) -> None:
-        self._shards = dict(image.replica_counts)
-        self._directories: dict[tuple[BrokerId, UUID], int] = {}
         self._brokers: dict[BrokerId, int] = {}
+        directories: dict[tuple[BrokerId, UUID], int] = {}
         for key, count in image.replica_counts.items():
             directory = (key.broker_id, key.directory_id)
-            self._directories[directory] = self._directories.get(directory, 0) + count
+            directories[directory] = directories.get(directory, 0) + count
             self._brokers[key.broker_id] = self._brokers.get(key.broker_id, 0) + count
-        self._candidates: dict[BrokerId, list[DirectoryRecord]] = {
+        self._candidates: dict[BrokerId, list[_Candidate]] = {
             broker.broker_id: [
-                directory
+                _Candidate(
+                    directory,
+                    directories.get((broker.broker_id, directory.directory_id), 0),
+                    [
+                        image.replica_counts.get(
+                            ShardKey(broker.broker_id, directory.directory_id, index), 0
+                        )
+                        for index in range(directory.shard_count)
+                    ],
+                )
                 for directory in broker.directories
                 if directory.directory_id not in excluded_directories
             ]
             for broker in image.brokers.values()
         }
+        self._placed: dict[tuple[_Place, ...], tuple[ReplicaAssignment, ...]] = {}
 
     @property
     def broker_ids(self) -> list[BrokerId]:
@@ -62,25 +87,36 @@ class Placement:
         return ordered[:replication_factor]
 
     def place(self, broker_ids: Sequence[BrokerId]) -> tuple[ReplicaAssignment, ...] | Unplaceable:
-        """Choose a log dir and a shard on each of these brokers for one partition."""
+        """Choose a log dir and a shard on each of these brokers for one partition.
+
+        Returns:
+            The same object for all partitions that are in the same places.
+        """
         for broker_id in broker_ids:
             if not self._candidates.get(broker_id):
                 return Unplaceable(broker_id)
-        return tuple(self._place_on(broker_id) for broker_id in broker_ids)
+        places = tuple([self._choose(broker_id) for broker_id in broker_ids])
+        found = self._placed.get(places)
+        if found is None:
+            found = tuple(starmap(self._assignment, places))
+            self._placed[places] = found
+        return found
 
-    def _place_on(self, broker_id: BrokerId) -> ReplicaAssignment:
-        directory = min(
-            self._candidates[broker_id],
-            key=lambda found: self._directories.get((broker_id, found.directory_id), 0),
-        )
-        directory_id = directory.directory_id
-        shard_index = min(
-            range(directory.shard_count),
-            key=lambda index: self._shards.get(ShardKey(broker_id, directory_id, index), 0),
-        )
-        shard = ShardKey(broker_id, directory_id, shard_index)
-        self._shards[shard] = self._shards.get(shard, 0) + 1
-        place = (broker_id, directory_id)
-        self._directories[place] = self._directories.get(place, 0) + 1
+    def _choose(self, broker_id: BrokerId) -> _Place:
+        """Return a broker, the index of one of its candidates, and of a shard of that."""
+        candidates = self._candidates[broker_id]
+        index = 0
+        if len(candidates) > 1:
+            counts = [candidate.replica_count for candidate in candidates]
+            index = counts.index(min(counts))
+        candidate = candidates[index]
+        shard_counts = candidate.shard_counts
+        shard_index = shard_counts.index(min(shard_counts))
+        shard_counts[shard_index] += 1
+        candidate.replica_count += 1
         self._brokers[broker_id] = self._brokers.get(broker_id, 0) + 1
-        return ReplicaAssignment(broker_id, directory_id, shard_index)
+        return broker_id, index, shard_index
+
+    def _assignment(self, broker_id: BrokerId, index: int, shard_index: int) -> ReplicaAssignment:
+        directory = self._candidates[broker_id][index].directory
+        return ReplicaAssignment(broker_id, directory.directory_id, shard_index)

@@ -19,6 +19,7 @@ import attrs
 from attrs import field, frozen
 from attrs.validators import ge
 from cattrs import ClassValidationError, transform_error
+from cattrs.gen import make_dict_structure_fn
 from cattrs.preconf.json import make_converter
 
 from trio_broker.errors import CorruptMetadata, FormatTooNew
@@ -47,7 +48,12 @@ def topic_key(name: TopicName) -> str:
 
 def partition_key(topic_id: TopicId, partition: int) -> str:
     """Return the key of a partition."""
-    return f"{PARTITION_PREFIX}{topic_id}/{partition}"
+    return f"{partition_key_prefix(topic_id)}{partition}"
+
+
+def partition_key_prefix(topic_id: TopicId) -> str:
+    """Return what the keys of a topic's partitions begin with; their indexes follow."""
+    return f"{PARTITION_PREFIX}{topic_id}/"
 
 
 def deletion_key(topic_id: TopicId) -> str:
@@ -223,12 +229,16 @@ _converter = _build_converter()
 
 def encode_record(record: attrs.AttrsInstance) -> bytes:
     """Return the value to store for `record`."""
-    return _encode_partition(record) if isinstance(record, PartitionRecord) else _encode(record)
+    if isinstance(record, PartitionRecord):
+        return _encode_partition(record)
+    if isinstance(record, DeletionRecord):
+        return _encode_deletion(record)
+    return _encode(_converter.unstructure(record), record)
 
 
-def _encode(record: attrs.AttrsInstance) -> bytes:
-    fields: dict[str, object] = {"v": type(record).version}  # type: ignore[attr-defined]
-    fields |= _converter.unstructure(record)
+def _encode(fields: dict[str, object], record: attrs.AttrsInstance) -> bytes:
+    version: int = type(record).version  # type: ignore[attr-defined]
+    fields = {"v": version, **fields}
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -272,7 +282,41 @@ def _decode(kind: type[R], key: str, value: bytes) -> R:
 
 @lru_cache(maxsize=1024)
 def _encode_partition(record: PartitionRecord) -> bytes:
-    return _encode(record)
+    return _encode(_converter.unstructure(record), record)
+
+
+def _encode_deletion(record: DeletionRecord) -> bytes:
+    rows: dict[int, object] = {}
+    for row in record.partitions:
+        if id(row) not in rows:
+            rows[id(row)] = _converter.unstructure(row)
+    fields: dict[str, object] = {
+        "name": record.name,
+        "partitions": [rows[id(row)] for row in record.partitions],
+    }
+    return _encode(fields, record)
+
+
+@lru_cache(maxsize=1024)
+def _replica(broker_id: BrokerId, directory_id: str, shard_index: int) -> ReplicaAssignment:
+    return ReplicaAssignment(broker_id, _uuid(directory_id), shard_index)
+
+
+def _structure_replica(value: Any, kind: type) -> ReplicaAssignment:
+    """Read where a replica is: of the thousands of a deleted topic there are few that differ."""
+    if type(value) is dict and len(value) == len(_REPLICA_TYPES):
+        found = [value.get(name) for name in _REPLICA_TYPES]
+        if [type(each) for each in found] == [*_REPLICA_TYPES.values()]:
+            return _replica(*found)
+    read: ReplicaAssignment = _structure_any_replica(value, kind)
+    return read
+
+
+_REPLICA_TYPES = {"broker_id": int, "directory_id": str, "shard_index": int}
+_structure_any_replica = make_dict_structure_fn(
+    ReplicaAssignment, _converter, _cattrs_forbid_extra_keys=True
+)
+_converter.register_structure_hook(ReplicaAssignment, _structure_replica)
 
 
 @lru_cache(maxsize=1024)

@@ -23,10 +23,10 @@ from trio_broker.metadata.new_partitions import (
     check_brokers,
     check_limits,
     choose_brokers,
-    place_partition,
+    place_partitions,
 )
 from trio_broker.metadata.placement import Placement
-from trio_broker.metadata.records import TopicRecord, encode_record, partition_key, topic_key
+from trio_broker.metadata.records import TopicRecord, encode_record, topic_key
 from trio_broker.metadata.steps import Decision, StepBuilder
 from trio_broker.metadata.transaction import Guard, Operation, Put
 from trio_broker.names import (
@@ -185,11 +185,13 @@ class _TopicCreation:
                 ),
             )
         ]
-        for partition, broker_ids in enumerate(broker_lists):
-            record = place_partition(
-                self._image, self._placement, broker_ids, config.min_insync_replicas
-            )
-            operations.append(Put(partition_key(topic_id, partition), encode_record(record)))
+        operations += place_partitions(
+            self._image,
+            self._placement,
+            topic_id,
+            broker_lists,
+            min_isr=config.min_insync_replicas,
+        )
         self._steps.add(result_index, [Guard(topic_key(name), 0)], operations)
         self._partition_count += len(broker_lists)
         self._collision_keys[collision_key(name)] = name

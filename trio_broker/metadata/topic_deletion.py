@@ -19,7 +19,7 @@ from trio_broker.metadata.records import (
     DeletionRecord,
     deletion_key,
     encode_record,
-    partition_key,
+    partition_key_prefix,
     topic_key,
 )
 from trio_broker.metadata.steps import Decision, StepBuilder
@@ -132,9 +132,8 @@ def _deletion(topic: TopicState) -> tuple[list[Guard], list[Operation]]:
         Delete(topic_key(topic.name)),
         Put(deletion_key(topic.topic_id), encode_record(record)),
     ]
-    operations += [
-        Delete(partition_key(topic.topic_id, state.partition)) for state in topic.partitions
-    ]
+    prefix = partition_key_prefix(topic.topic_id)
+    operations += [Delete(f"{prefix}{state.partition}") for state in topic.partitions]
     return [Guard(topic_key(topic.name), topic.mod_revision)], operations
 
 

@@ -81,22 +81,46 @@ class LogDirectory:
         """Return what the clean marker said of a replica, once: afterwards it is out of date."""
         return self.summaries.pop(topic_partition, None)
 
-    def make_replicas_job(self, replicas: Sequence[TopicPartition]) -> Job[None]:
-        """Make the directories of new replicas, durably, with one fsync for all of them.
+    def make_replicas_job(
+        self, replicas: Sequence[TopicPartition], *, sync: bool = True
+    ) -> Job[list[str]]:
+        """Make the directories of new replicas, with one fsync for all of them.
 
         Opening a log makes its directory too, but each with an fsync of its own. After this,
         `recovery.open_log_job` may be told that it `is_durable`.
 
-        Raises:
-            SyncFailed, OSError: those that were made have been removed again.
-        """
-        return _make_replicas(self.fs, self.path, [self.replica_path(key) for key in replicas])
+        Args:
+            replicas: whose.
+            sync: False: a call that follows makes these durable too.
 
-    def move_away_job(self, replicas: Sequence[TopicPartition]) -> Job[dict[str, OSError]]:
-        """Give the directories of replicas the names that mark them as deleted, durably.
+        Returns:
+            The paths of those that were made.
+
+        Raises:
+            SyncFailed, OSError: those that were made by this call have been removed again.
+        """
+        paths_wanted = [self.replica_path(key) for key in replicas]
+        return _make_replicas(self.fs, self.path, paths_wanted, sync=sync)
+
+    def remove_made_job(self, directories: Sequence[str]) -> Job[None]:
+        """Remove directories of new replicas that could not be made durable.
+
+        Raises:
+            OSError: some are still there.
+        """
+        return _remove_trees(self.fs, directories)
+
+    def move_away_job(
+        self, replicas: Sequence[TopicPartition], *, sync: bool = True
+    ) -> Job[dict[str, OSError]]:
+        """Give the directories of replicas the names that mark them as deleted.
 
         With one fsync for all of them. One that is not there is no failure, so this may be
         repeated; the files in them must be closed.
+
+        Args:
+            replicas: whose.
+            sync: False: a call that follows makes these durable too.
 
         Returns:
             What failed, by the name that the directory was to get.
@@ -104,7 +128,7 @@ class LogDirectory:
         Raises:
             SyncFailed: after a power cut they may all be in their places.
         """
-        return _move_away(self.fs, self.path, replicas)
+        return _move_away(self.fs, self.path, replicas, sync=sync)
 
     def remove_deleted_job(self, name: str) -> Job[bool]:
         """Remove some of the files of a deleted replica; return whether it is gone.
@@ -316,22 +340,30 @@ def _write_meta(
     yield from jobs.write_small_file(fs, meta, owner_of(path), json.dumps(fields).encode())
 
 
-def _make_replicas(fs: FileSystem, path: str, directories: Sequence[str]) -> Job[None]:
+def _make_replicas(
+    fs: FileSystem, path: str, directories: Sequence[str], *, sync: bool
+) -> Job[list[str]]:
     made: list[str] = []
     try:
         for directory in directories:
             if (yield fs.stat, (directory,)) is None:
                 yield fs.make_directory, (directory,)
                 made.append(directory)
-        yield from jobs.sync_directory(fs, path)
+        if sync:
+            yield from jobs.sync_directory(fs, path)
     except (OSError, SyncFailed):
-        for directory in made:
-            yield from jobs.remove_tree(fs, directory)
+        yield from _remove_trees(fs, made)
         raise
+    return made
+
+
+def _remove_trees(fs: FileSystem, directories: Sequence[str]) -> Job[None]:
+    for directory in directories:
+        yield from jobs.remove_tree(fs, directory)
 
 
 def _move_away(
-    fs: FileSystem, path: str, replicas: Sequence[TopicPartition]
+    fs: FileSystem, path: str, replicas: Sequence[TopicPartition], *, sync: bool
 ) -> Job[dict[str, OSError]]:
     failures: dict[str, OSError] = {}
     for replica in replicas:
@@ -342,8 +374,9 @@ def _move_away(
             continue  # it was never made, or this was done before
         except OSError as error:
             failures[name] = error
-    # Also if there was nothing to rename: an attempt before this one may have got only so far.
-    yield from jobs.sync_directory(fs, path)
+    if sync:
+        # Also if there was nothing to rename: an attempt before this one may have got only so far.
+        yield from jobs.sync_directory(fs, path)
     return failures
 
 
