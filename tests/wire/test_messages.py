@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import zlib
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -18,7 +19,8 @@ from tests.wire.kio_pairs import (
 )
 from trio_broker.errors import ProtocolError
 from trio_broker.wire.api import APIS
-from trio_broker.wire.message import Message
+from trio_broker.wire.compiler import ELEMENTS_PER_PIECE
+from trio_broker.wire.message import Message, encode_response, encoding_response
 from trio_broker.wire.messages.api_versions import (
     ApiVersion,
     ApiVersionsResponse,
@@ -31,12 +33,37 @@ from trio_broker.wire.messages.metadata import (
     MetadataRequestTopic,
     MetadataResponse,
     MetadataResponseBroker,
+    MetadataResponsePartition,
     MetadataResponseTopic,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from trio_broker.wire.buffers import Buffer
+
+T = TypeVar("T")
 
 INSTANCES = 5
 ALL = sorted(message_versions(), key=lambda pair: (pair[0].__name__, pair[1]))
 MESSAGE_TYPES = sorted({message_type for message_type, _ in ALL}, key=lambda cls: cls.__name__)
+
+
+def run(pieces: Generator[None, None, T]) -> T:
+    """Run a generator to its end and return its result."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def in_pieces(message: Message, version: int) -> bytes:
+    """Encode piece by piece."""
+    parts: list[Buffer] = []
+    run(message.encoding(parts, version))
+    return b"".join(parts)
 
 
 @pytest.mark.parametrize("message_type", MESSAGE_TYPES, ids=lambda cls: cls.__name__)
@@ -52,6 +79,8 @@ def test_same_bytes_and_same_values_as_kio(message_type: type[Message], seed: in
             assert message_type.decode(encoded, version) == ours
             assert message_type.decode(memoryview(b"head" + encoded), version, 4) == ours
             assert kio_decode(entity_type, encoded) == theirs
+            assert in_pieces(ours, version) == encoded
+            assert run(message_type.decoding(encoded, version)) == ours
 
 
 @pytest.mark.parametrize("message_type", MESSAGE_TYPES, ids=lambda cls: cls.__name__)
@@ -124,10 +153,44 @@ def test_values_that_a_version_cannot_carry_are_refused() -> None:
         MetadataRequest.decode(b"", 14)
 
 
+def test_large_messages_come_in_pieces_of_bounded_size() -> None:
+    partitions = [
+        MetadataResponsePartition(
+            error_code=0, partition_index=index, leader_id=1, replica_nodes=(1,), isr_nodes=(1,)
+        )
+        for index in range(1000)
+    ]
+    topics = [
+        MetadataResponseTopic(error_code=0, name=name, partitions=partitions) for name in "abc"
+    ]
+    response = MetadataResponse(brokers=(), topics=topics)
+    for version in range(14):
+        parts: list[Buffer] = []
+        sizes = []
+        for _ in response.encoding(parts, version):
+            sizes.append(sum(map(len, parts)) - sum(sizes))
+        assert b"".join(parts) == response.encode(version)
+        assert len(sizes) == 3003 // ELEMENTS_PER_PIECE
+        assert max(sizes) < 5000
+        frame = encoding_response(3, version, 7, response)
+        assert run(frame) == encode_response(3, version, 7, response)
+        decoding = MetadataResponse.decoding(b"".join(parts), version)
+        assert len(list(decoding)) == 3003 // ELEMENTS_PER_PIECE
+    with pytest.raises(ProtocolError, match="ends inside"):
+        run(MetadataResponse.decoding(response.encode(12)[:-500], 12))
+    with pytest.raises(ProtocolError, match="version 14"):
+        run(MetadataResponse.decoding(b"", 14))
+    with pytest.raises(ValueError, match="cannot carry"):
+        in_pieces(MetadataResponse(brokers=(), topics=(), throttle_time_ms=2**31), 4)
+    with pytest.raises(ValueError, match="version 14"):
+        in_pieces(response, 14)
+
+
 def test_equal_versions_share_their_code() -> None:
     for version in range(5):
         HeartbeatResponse(error_code=0).encode(version)
-    assert len([s for s in HeartbeatResponse.compiled_functions if "encode" in s]) == 3
+    sources = HeartbeatResponse.compiled_functions
+    assert len([s for s in sources if "def encode" in s and "yield" not in s]) == 3
 
 
 def test_importing_the_folder_loads_no_message() -> None:

@@ -13,6 +13,7 @@ import trio
 import trio_util
 from attrs import define, field
 
+from trio_broker.broker.large_answers import LargeAnswers
 from trio_broker.broker.loop_lag import LoopLag
 from trio_broker.broker.memory_pool import MemoryPool
 from trio_broker.broker.paced_log import PacedLog
@@ -67,6 +68,7 @@ class BrokerState:
         receive_buffers: large frames are received into.
         request_memory: frames being received, or waiting for the disk.
         response_memory: fetched bytes being sent.
+        large_answers: whose turn it is to make one.
         topic_mutations: what clients pay with for creating, growing and deleting topics.
         draining: no new request is taken; parked ones answer with what they have.
         bound: addresses listened on, with their real ports.
@@ -93,6 +95,7 @@ class BrokerState:
     receive_buffers: BufferPool = field(factory=BufferPool)
     request_memory: MemoryPool = field(init=False)
     response_memory: MemoryPool = field(init=False)
+    large_answers: LargeAnswers = field(factory=LargeAnswers)
     topic_mutations: TokenBucket = field(init=False)
     bound: list[tuple[str, int]] = field(factory=list)
     clients: dict[Connection, None] = field(factory=dict)

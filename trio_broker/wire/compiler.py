@@ -12,12 +12,15 @@ What keeps a decoder safe against any bytes:
 - each count is checked against the bytes that are left and against the element budget *before*
   anything is allocated for it;
 - lengths are checked for being negative, so that offsets only grow.
+
+Each codec exists a second time as a generator that yields after so many elements of arrays, for
+messages that are so large that others should get a turn in between.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trio_broker.wire import primitives
@@ -31,7 +34,15 @@ if TYPE_CHECKING:
 Decoder: TypeAlias = Callable[["Buffer", int, int], Any]
 #: Takes the message and what to call with each encoded part.
 Encoder: TypeAlias = Callable[[Any, Callable[["Buffer"], None]], None]
+#: The same, piece by piece.
+PiecewiseDecoder: TypeAlias = Callable[["Buffer", int, int], Generator[None, None, Any]]
+PiecewiseEncoder: TypeAlias = Callable[
+    [Any, Callable[["Buffer"], None]], Generator[None, None, None]
+]
 
+#: Elements of arrays, however deep, between two yields of the codecs that have any: less than a
+#: millisecond.
+ELEMENTS_PER_PIECE = 100
 _INDENT = "    "
 
 
@@ -55,12 +66,24 @@ def compile_constructor(struct_type: type[Struct]) -> Callable[..., None]:
 
 def compile_decoder(message_type: type[Message], version: int) -> Decoder:
     """Build the decoder of one version."""
-    return _DecoderWriter(message_type, version).build()
+    return _DecoderWriter(message_type, version).build()  # type: ignore[no-any-return]
 
 
 def compile_encoder(message_type: type[Message], version: int) -> Encoder:
     """Build the encoder of one version."""
-    return _EncoderWriter(message_type, version).build()
+    return _EncoderWriter(message_type, version).build()  # type: ignore[no-any-return]
+
+
+def compile_piecewise_decoder(message_type: type[Message], version: int) -> PiecewiseDecoder:
+    """Build the decoder of one version as a generator that returns the message."""
+    writer = _DecoderWriter(message_type, version, piecewise=True)
+    return writer.build()  # type: ignore[no-any-return]
+
+
+def compile_piecewise_encoder(message_type: type[Message], version: int) -> PiecewiseEncoder:
+    """Build the encoder of one version as a generator."""
+    writer = _EncoderWriter(message_type, version, piecewise=True)
+    return writer.build()  # type: ignore[no-any-return]
 
 
 def _build(source: str, constants: dict[str, Any], name: str, title: str) -> Any:
@@ -101,9 +124,12 @@ def _minimum_element_bytes(kind: Kind, *, flexible: bool) -> int:
 class _Writer:
     """Lines of the function under construction, and the objects its names stand for."""
 
-    def __init__(self, message_type: type[Message], version: int) -> None:
+    def __init__(
+        self, message_type: type[Message], version: int, *, piecewise: bool = False
+    ) -> None:
         self.message_type = message_type
         self.version = version
+        self._piecewise = piecewise
         self.flexible = version >= message_type.flexible_version
         self.lines: list[str] = []
         self.constants: dict[str, Any] = {}
@@ -112,6 +138,19 @@ class _Writer:
 
     def line(self, text: str) -> None:
         self.lines.append(_INDENT * self.depth + text)
+
+    def begin(self, head: str) -> None:
+        """Write the head of the function."""
+        self.lines.append(head)
+        if self._piecewise:
+            self.line("if 0: yield")  # what makes it a generator, also without any array
+            self.line(f"left = {ELEMENTS_PER_PIECE}")
+
+    def after_element(self) -> None:
+        """Write what comes after each element of an array that is not read or written at once."""
+        if self._piecewise:
+            self.line("left -= 1")
+            self.line(f"if not left: left = {ELEMENTS_PER_PIECE}; yield")
 
     def name(self, prefix: str) -> str:
         self._names += 1
@@ -161,8 +200,8 @@ def _has_records(struct_type: type[Struct], version: int) -> bool:
 class _DecoderWriter(_Writer):
     """Writes ``decode(buffer, offset, budget)``."""
 
-    def __init__(self, message_type: type[Message], version: int) -> None:
-        super().__init__(message_type, version)
+    def __init__(self, message_type: type[Message], version: int, **options: bool) -> None:
+        super().__init__(message_type, version, **options)
         self._run: list[tuple[str, str]] = []  # format and target of fields read together
         self._after_run: list[str] = []
         # Slices of bytes are cheaper than those of a view, but would copy records.
@@ -179,8 +218,8 @@ class _DecoderWriter(_Writer):
             unpack=struct.unpack_from,
         )
 
-    def build(self) -> Decoder:
-        self.lines.append("def decode(buffer, offset, budget):")
+    def build(self) -> Any:
+        self.begin("def decode(buffer, offset, budget):")
         if self._over_view:
             self.line("buffer = memoryview(buffer)")
         else:
@@ -190,8 +229,7 @@ class _DecoderWriter(_Writer):
         self._flush()
         self.line("if offset > end: fail_end()")
         self.line("return message")
-        decoder: Decoder = self.compiled("decode")
-        return decoder
+        return self.compiled("decode")
 
     def _read(self, fmt: str, target: str) -> None:
         """Add one value to the run of values that one Struct reads."""
@@ -373,14 +411,15 @@ class _DecoderWriter(_Writer):
             self._struct(element, item)
         self._flush()
         self.line(f"{found}.append({item})")
+        self.after_element()
         self.depth -= 1
 
 
 class _EncoderWriter(_Writer):
     """Writes ``encode(message, write)``."""
 
-    def __init__(self, message_type: type[Message], version: int) -> None:
-        super().__init__(message_type, version)
+    def __init__(self, message_type: type[Message], version: int, **options: bool) -> None:
+        super().__init__(message_type, version, **options)
         self._run: list[tuple[str, str]] = []  # format and expression of fields packed together
         self._write = "write"
         self.constants.update(
@@ -390,14 +429,13 @@ class _EncoderWriter(_Writer):
             pack=struct.pack,
         )
 
-    def build(self) -> Encoder:
-        self.lines.append("def encode(message, write):")
+    def build(self) -> Any:
+        self.begin("def encode(message, write):")
         self._struct(self.message_type, "message")
         self._flush()
         if len(self.lines) == 1:
             self.line("pass")
-        encoder: Encoder = self.compiled("encode")
-        return encoder
+        return self.compiled("encode")
 
     def _flush(self) -> None:
         """Write the code that packs the run."""
@@ -545,6 +583,7 @@ class _EncoderWriter(_Writer):
             else:
                 self._struct(element, item)
             self._flush()
+            self.after_element()
             self.depth -= 1
         if nullable:
             self.depth -= 1
@@ -553,4 +592,8 @@ class _EncoderWriter(_Writer):
         if kind is Kind.UUID:
             self.line(f"{self._write}(join([item.bytes for item in {value}]))")
         else:
-            self.line(f"{self._write}(pack(f'>{{len({value})}}{kind.value}', *{value}))")
+            packer = _struct_name("pack", kind.value)  # most have one element, or none
+            self.constants[packer] = struct.Struct(f">{kind.value}").pack
+            self.line(f"if len({value}) == 1: {self._write}({packer}({value}[0]))")
+            many = f"pack(f'>{{len({value})}}{kind.value}', *{value})"
+            self.line(f"elif {value}: {self._write}({many})")

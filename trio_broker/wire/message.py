@@ -27,11 +27,15 @@ from trio_broker.wire.primitives import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from trio_broker.wire.buffers import Buffer
 
 R = TypeVar("R", bound="Response")
+
+#: What decoders raise for bytes that are no message, and encoders for values that do not fit.
+_MALFORMED = (struct.error, IndexError, UnicodeDecodeError)
+_UNFIT = (struct.error, AttributeError, TypeError)
 
 
 @dataclass_transform(
@@ -119,6 +123,8 @@ class Message(Struct):
     _bytes_per_element: ClassVar[int]
     _decoders: ClassVar[dict[int, compiler.Decoder]]
     _encoders: ClassVar[dict[int, compiler.Encoder]]
+    _piecewise_decoders: ClassVar[dict[int, compiler.PiecewiseDecoder]]
+    _piecewise_encoders: ClassVar[dict[int, compiler.PiecewiseEncoder]]
     compiled_functions: ClassVar[dict[str, Any]]
 
     def __init_subclass__(
@@ -131,6 +137,8 @@ class Message(Struct):
         cls.flexible_version = flexible
         cls._decoders = {}
         cls._encoders = {}
+        cls._piecewise_decoders = {}
+        cls._piecewise_encoders = {}
         cls.compiled_functions = {}
 
     @classmethod
@@ -145,17 +153,46 @@ class Message(Struct):
         """
         decoder = cls._decoders.get(version)
         if decoder is None:
-            if not cls.versions[0] <= version <= cls.versions[1]:
-                raise ProtocolError(f"{cls.__name__} has no version {version}")
+            cls._check_version(version, ProtocolError)
             decoder = cls._decoders[version] = compiler.compile_decoder(cls, version)
         budget = element_budget(len(buffer) - start, cls._bytes_per_element)
         try:
             decoded: Self = decoder(buffer, start, budget)
-        except (struct.error, IndexError):
-            raise ProtocolError(f"the frame ends inside a {cls.__name__}") from None
-        except UnicodeDecodeError:
-            raise ProtocolError(f"a string in a {cls.__name__} is not UTF-8") from None
+        except _MALFORMED as error:
+            raise cls._malformed(error) from None
         return decoded
+
+    @classmethod
+    def decoding(cls, buffer: Buffer, version: int, start: int = 0) -> Generator[None, None, Self]:
+        """Decode a body as `decode` does, and yield where others may get a turn.
+
+        The buffer must stay as it is until the end.
+
+        Raises:
+            ProtocolError: as `decode` does.
+        """
+        decoder = cls._piecewise_decoders.get(version)
+        if decoder is None:
+            cls._check_version(version, ProtocolError)
+            decoder = compiler.compile_piecewise_decoder(cls, version)
+            cls._piecewise_decoders[version] = decoder
+        budget = element_budget(len(buffer) - start, cls._bytes_per_element)
+        try:
+            decoded: Self = yield from decoder(buffer, start, budget)
+        except _MALFORMED as error:
+            raise cls._malformed(error) from None
+        return decoded
+
+    @classmethod
+    def _malformed(cls, error: Exception) -> ProtocolError:
+        if isinstance(error, UnicodeDecodeError):
+            return ProtocolError(f"a string in a {cls.__name__} is not UTF-8")
+        return ProtocolError(f"the frame ends inside a {cls.__name__}")
+
+    @classmethod
+    def _check_version(cls, version: int, error: type[Exception]) -> None:
+        if not cls.versions[0] <= version <= cls.versions[1]:
+            raise error(f"{cls.__name__} has no version {version}")
 
     def encode(self, version: int) -> bytes:
         """Encode the body; fields that the version lacks are left out.
@@ -177,12 +214,30 @@ class Message(Struct):
         cls = type(self)
         encoder = cls._encoders.get(version)
         if encoder is None:
-            if not cls.versions[0] <= version <= cls.versions[1]:
-                raise ValueError(f"{cls.__name__} has no version {version}")
+            cls._check_version(version, ValueError)
             encoder = cls._encoders[version] = compiler.compile_encoder(cls, version)
         try:
             encoder(self, parts.append)
-        except (struct.error, AttributeError, TypeError) as error:
+        except _UNFIT as error:
+            raise ValueError(f"{cls.__name__} version {version} cannot carry: {error}") from error
+
+    def encoding(self, parts: list[Buffer], version: int) -> Generator[None, None, None]:
+        """Do as `encode_into` does, and yield where others may get a turn.
+
+        Nothing of the body may change until the end.
+
+        Raises:
+            ValueError: as `encode` does.
+        """
+        cls = type(self)
+        encoder = cls._piecewise_encoders.get(version)
+        if encoder is None:
+            cls._check_version(version, ValueError)
+            encoder = compiler.compile_piecewise_encoder(cls, version)
+            cls._piecewise_encoders[version] = encoder
+        try:
+            yield from encoder(self, parts.append)
+        except _UNFIT as error:
             raise ValueError(f"{cls.__name__} version {version} cannot carry: {error}") from error
 
 
@@ -206,6 +261,27 @@ def encode_response(api_key: int, api_version: int, correlation_id: int, body: R
     """
     parts: list[Buffer] = [b""]
     body.encode_into(parts, api_version)
+    return _with_head(parts, api_key, api_version, correlation_id)
+
+
+def encoding_response(
+    api_key: int, api_version: int, correlation_id: int, body: Response
+) -> Generator[None, None, bytes]:
+    """Return what `encode_response` returns, and yield where others may get a turn.
+
+    Raises:
+        ValueError: the version cannot carry the body.
+    """
+    pieces: list[Buffer] = [b""]
+    parts: list[Buffer] = []
+    for _ in body.encoding(parts, api_version):
+        pieces.append(b"".join(parts))
+        parts.clear()
+        yield
+    return _with_head(pieces + parts, api_key, api_version, correlation_id)
+
+
+def _with_head(parts: list[Buffer], api_key: int, api_version: int, correlation_id: int) -> bytes:
     size = sum(map(len, parts))
     parts[0] = response_head(api_key, api_version, correlation_id, size)
     return b"".join(parts)

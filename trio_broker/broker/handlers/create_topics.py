@@ -22,11 +22,15 @@ from trio_broker.wire.messages.create_topics import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
 
 #: First version whose clients know what to do about a quota.
 _QUOTA_VERSION = 6
+#: Of some thirty configs each.
+TOPICS_PER_PIECE = 5
 
 
 async def handle(
@@ -47,10 +51,19 @@ async def handle(
         timeout_seconds=mutations.timeout_seconds(request.timeout_ms),
     )
     results += [CreateTopicResult(name=name).failed(*mutations.REFUSAL) for name in payment.refused]
-    return CreateTopicsResponse(
-        throttle_time_ms=payment.throttle_time_ms,
-        topics=[_describe(state, result) for result in results],
-    )
+    describing = _describe_all(state, results)
+    topics = await state.large_answers.make(describing, yields_per_piece=TOPICS_PER_PIECE)
+    return CreateTopicsResponse(throttle_time_ms=payment.throttle_time_ms, topics=topics)
+
+
+def _describe_all(
+    state: BrokerState, results: Sequence[CreateTopicResult]
+) -> Generator[None, None, list[CreatableTopicResult]]:
+    topics = []
+    for result in results:
+        topics.append(_describe(state, result))
+        yield
+    return topics
 
 
 def _wanted(topic: CreatableTopic) -> NewTopic:

@@ -30,11 +30,14 @@ from trio_broker.wire.messages.describe_configs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
     from trio_broker.names import TopicId
+
+#: Of some thirty configs each.
+RESOURCES_PER_PIECE = 5
 
 
 async def handle(
@@ -43,16 +46,24 @@ async def handle(
     """List the configuration of each resource, or the keys asked for."""
     del session, version
     await trio.lowlevel.checkpoint()
-    results = []
-    for resource in _each_once(request.resources):
-        results.append(_describe(state, resource, request))
-        await trio.lowlevel.checkpoint()
+    describing = _describe_all(state, request)
+    results = await state.large_answers.make(describing, yields_per_piece=RESOURCES_PER_PIECE)
     return DescribeConfigsResponse(results=results)
 
 
 def _each_once(resources: Sequence[DescribeConfigsResource]) -> list[DescribeConfigsResource]:
     """Leave out what is asked for again: the last one counts."""
     return list({(one.resource_type, one.resource_name): one for one in resources}.values())
+
+
+def _describe_all(
+    state: BrokerState, request: DescribeConfigsRequest
+) -> Generator[None, None, list[DescribeConfigsResult]]:
+    results = []
+    for resource in _each_once(request.resources):
+        results.append(_describe(state, resource, request))
+        yield
+    return results
 
 
 def _describe(

@@ -20,7 +20,7 @@ from trio_broker.wire.messages.describe_log_dirs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Generator, Mapping
 
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.session import Session
@@ -40,21 +40,30 @@ async def handle(
         wanted = {}
         for topic in request.topics:
             wanted.setdefault(topic.topic, set()).update(topic.partitions)
-    return DescribeLogDirsResponse(
-        results=[_describe(log_dir, wanted) for log_dir in state.log_dirs]
-    )
+    results = await state.large_answers.collect(_describe_all(state, wanted))
+    return DescribeLogDirsResponse(results=results)
+
+
+def _describe_all(
+    state: BrokerState, wanted: Mapping[str, Container[int]] | None
+) -> Generator[None, None, list[DescribeLogDirsResult]]:
+    results = []
+    for log_dir in state.log_dirs:
+        results.append((yield from _describe(log_dir, wanted)))
+    return results
 
 
 def _describe(
     log_dir: LogDir, wanted: Mapping[str, Container[int]] | None
-) -> DescribeLogDirsResult:
+) -> Generator[None, None, DescribeLogDirsResult]:
     if log_dir.is_failed:
         return DescribeLogDirsResult(
             error_code=ErrorCode.KAFKA_STORAGE_ERROR, log_dir=log_dir.directory.path, topics=()
         )
     topics: dict[str, list[DescribeLogDirsPartition]] = {}
     for shard in log_dir.shards:
-        for replica in shard.replicas.values():
+        for replica in list(shard.replicas.values()):
+            yield
             name = replica.topic.name
             if not replica.has_log:
                 continue

@@ -2,16 +2,18 @@
 
 Topics come sorted by name, also where they are asked for by name. Replicas that could be elected
 without being in sync do not exist here: their lists are empty and not null, on which Java's Admin
-client fails.
+client fails. What was said of large answers for Metadata holds here too.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from trio_broker.broker.handlers.topology import NO_OPERATIONS, TOPIC_OPERATIONS, is_online
+from trio_broker.broker.large_answers import Described
 from trio_broker.errors import ErrorCode
 from trio_broker.metadata.image import PartitionState, TopicState
 from trio_broker.names import ZERO_TOPIC_ID, TopicName, topic_name_fault
@@ -25,10 +27,11 @@ from trio_broker.wire.messages.describe_topic_partitions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
+    from trio_broker.broker.topics import RoutedTopic
 
 #: Most partitions in one answer (Kafka: max.request.partition.size.limit).
 PARTITIONS_MAX = 2000
@@ -98,30 +101,32 @@ def _failed(name: str, code: ErrorCode) -> DescribeTopicPartitionsResponseTopic:
 
 
 def _describe(
-    state: BrokerState, topic: TopicState, partitions: Collection[PartitionState]
+    state: BrokerState, topic: TopicState, partitions: Sequence[PartitionState]
 ) -> DescribeTopicPartitionsResponseTopic:
+    describe = partial(_describe_partition, state.router.by_id.get(topic.topic_id))
     return DescribeTopicPartitionsResponseTopic(
         error_code=ErrorCode.NONE,
         name=topic.name,
         topic_id=topic.topic_id,
         is_internal=topic.is_internal,
-        partitions=[_describe_partition(state, partition) for partition in partitions],
+        partitions=Described(partitions, describe),
         topic_authorized_operations=TOPIC_OPERATIONS,
     )
 
 
 def _describe_partition(
-    state: BrokerState, partition: PartitionState
+    routed: RoutedTopic | None, partition: PartitionState
 ) -> DescribeTopicPartitionsResponsePartition:
-    online = is_online(state, partition)
+    replica_ids = partition.replica_ids
+    online = is_online(routed, partition.partition)
     return DescribeTopicPartitionsResponsePartition(
         error_code=ErrorCode.NONE if online else ErrorCode.LEADER_NOT_AVAILABLE,
         partition_index=partition.partition,
         leader_id=partition.leader,
         leader_epoch=partition.leader_epoch,
-        replica_nodes=partition.replica_ids,
+        replica_nodes=replica_ids,
         isr_nodes=partition.isr_ids,
         eligible_leader_replicas=(),
         last_known_elr=(),
-        offline_replicas=() if online else partition.replica_ids,
+        offline_replicas=() if online else replica_ids,
     )

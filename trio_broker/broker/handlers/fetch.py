@@ -41,6 +41,8 @@ TOPIC_ID_VERSION = 13
 #: Session epochs of a whole fetch: one that asks for a session, and one without (KIP-227).
 _WHOLE_FETCH_EPOCHS = frozenset({0, -1})
 READ_COMMITTED = 1
+#: Partitions looked at before others get a turn: less than a millisecond.
+TARGETS_PER_TURN = 100
 
 
 class _Target:
@@ -100,25 +102,53 @@ async def fetch(
     known: dict[object, dict[int, _Target]] = {}
     topics = [_targets(state, topic, request, known, by_id=by_id) for topic in request.topics]
     targets = [target for topic in topics for target in topic]
-    deadline = trio.current_time() + max(request.max_wait_ms, 0) / 1000
-    while True:
-        readable_bytes = _plan(state, request, targets)
-        if (
-            readable_bytes >= request.min_bytes
-            or any(target.code or target.diverging for target in targets)
-            or not targets
-            or state.draining
-            or trio.current_time() >= deadline
-        ):
-            break
-        await _park(targets, request.min_bytes - readable_bytes, deadline)
+    readable_bytes = await _wait_for_enough(state, request, targets)
     memory = state.response_memory
     await memory.wait_for_room()
     memory.take(readable_bytes)
     try:
-        return [[await _answer(state, request, target) for target in topic] for topic in topics]
+        return [await _answer_all(state, request, topic) for topic in topics]
     finally:
         memory.give_back(readable_bytes)
+
+
+async def _wait_for_enough(
+    state: BrokerState, request: FetchRequest, targets: Sequence[_Target]
+) -> int:
+    """Plan what to read until that is enough, or may not be waited for; return how much it is.
+
+    Where planning takes several turns, what arrives meanwhile is watched from the beginning: it may
+    concern a partition that had its turn.
+    """
+    deadline = trio.current_time() + max(request.max_wait_ms, 0) / 1000
+    while True:
+        waiter = FetchWaiter(request.min_bytes)
+        try:
+            if len(targets) >= TARGETS_PER_TURN:
+                _watch(waiter, targets)
+            readable_bytes = await _plan(state, request, targets)
+            if (
+                readable_bytes >= request.min_bytes
+                or any(target.code or target.diverging for target in targets)
+                or not targets
+                or state.draining
+                or trio.current_time() >= deadline
+            ):
+                return readable_bytes
+            _watch(waiter, targets)
+            waiter.arrived(readable_bytes)
+            with trio.move_on_at(deadline):
+                await waiter.wait()
+        finally:
+            for target in targets:
+                if target.replica is not None:
+                    target.replica.waiters.pop(waiter, None)
+
+
+def _watch(waiter: FetchWaiter, targets: Sequence[_Target]) -> None:
+    for target in targets:
+        if target.replica is not None:
+            target.replica.waiters[waiter] = None
 
 
 def _session_fault(request: FetchRequest) -> ErrorCode:
@@ -168,11 +198,13 @@ def _targets(
     return targets
 
 
-def _plan(state: BrokerState, request: FetchRequest, targets: list[_Target]) -> int:
+async def _plan(state: BrokerState, request: FetchRequest, targets: Sequence[_Target]) -> int:
     """Decide what to read of each partition; return how many bytes that is in all."""
     room = min(request.max_bytes, state.config.network.fetch_bytes_max)
     readable_bytes = 0
-    for target in targets:
+    for number, target in enumerate(targets):
+        if number % TARGETS_PER_TURN == TARGETS_PER_TURN - 1:
+            await _let_others_run()
         replica = target.replica
         if replica is None:
             continue
@@ -229,18 +261,19 @@ def _divergence(wanted: FetchPartition, replica: Replica) -> EpochEndOffset | No
     return EpochEndOffset(epoch, end_offset)
 
 
-async def _park(targets: list[_Target], missing_bytes: int, deadline: float) -> None:
-    """Wait until enough has arrived, something has changed, or the deadline."""
-    waiter = FetchWaiter(missing_bytes)
-    replicas = [target.replica for target in targets if target.replica is not None]
-    for replica in replicas:
-        replica.waiters[waiter] = None
-    try:
-        with trio.move_on_at(deadline):
-            await waiter.wait()
-    finally:
-        for replica in replicas:
-            replica.waiters.pop(waiter, None)
+async def _let_others_run() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def _answer_all(
+    state: BrokerState, request: FetchRequest, targets: Sequence[_Target]
+) -> list[PartitionFetchResult]:
+    results: list[PartitionFetchResult] = []
+    for target in targets:
+        if len(results) % TARGETS_PER_TURN == TARGETS_PER_TURN - 1:
+            await _let_others_run()
+        results.append(await _answer(state, request, target))
+    return results
 
 
 async def _answer(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from trio_broker.broker.large_answers import ITEMS_PER_PIECE
 from trio_broker.errors import CodecUnavailable, CorruptRecords, ErrorCode, StorageError
 from trio_broker.records.iterate import first_record_at
 from trio_broker.wire.messages.list_offsets import (
@@ -79,8 +80,10 @@ async def handle(
     )
     topics = []
     for topic in request.topics:
-        answers = []
+        answers: list[ListOffsetsPartitionResponse] = []
         for wanted in topic.partitions:
+            if len(answers) % ITEMS_PER_PIECE == ITEMS_PER_PIECE - 1:
+                await state.large_answers.pause()
             if appearances[topic.name, wanted.partition_index] > 1:
                 answers.append(_failed(wanted, ErrorCode.INVALID_REQUEST))
             else:
@@ -112,7 +115,7 @@ async def _answer(
     committed = request.isolation_level == READ_COMMITTED
     upper_offset = replica.last_stable_offset if committed else replica.high_watermark
     try:
-        position = await _find(replica, wanted.timestamp, upper_offset)
+        position = await _find(state, replica, wanted.timestamp, upper_offset)
     except (StorageError, OSError) as error:
         what = f"{replica!r}: looking for timestamp {wanted.timestamp}: {error}"
         state.paced(logger).log(logging.ERROR, "read", what)
@@ -126,7 +129,9 @@ async def _answer(
     )
 
 
-async def _find(replica: Replica, timestamp_ms: int, upper_offset: int) -> Position:
+async def _find(
+    state: BrokerState, replica: Replica, timestamp_ms: int, upper_offset: int
+) -> Position:
     log = replica.log
     if timestamp_ms == LATEST:
         return Position(offset=upper_offset, leader_epoch=replica.leader_epoch)
@@ -143,6 +148,7 @@ async def _find(replica: Replica, timestamp_ms: int, upper_offset: int) -> Posit
     search = log.offset_by_timestamp_job(
         timestamp_ms, from_offset=from_offset, upper_offset=upper_offset
     )
+    state.large_answers.done()
     return await replica.shard.read(_search_job(search, timestamp_ms, from_offset))
 
 

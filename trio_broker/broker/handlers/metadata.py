@@ -2,11 +2,16 @@
 
 A topic that does not exist is created if the client allows it and `auto_create_topics` is on; the
 answer then already names its leader, since creation returns when the replicas run.
+
+A large answer is made in pieces. Which topics and partitions there are is of the moment at which it
+was begun, without topics that were deleted before it was their turn. Whether a partition serves is
+of the moment at which its own piece was made.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,7 +23,9 @@ from trio_broker.broker.handlers.topology import (
     TOPIC_OPERATIONS,
     broker_address,
     is_online,
+    still_there,
 )
+from trio_broker.broker.large_answers import Described
 from trio_broker.errors import ErrorCode
 from trio_broker.metadata.decisions import NewTopic
 from trio_broker.metadata.image import PartitionState, TopicState
@@ -33,10 +40,14 @@ from trio_broker.wire.messages.metadata import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Generator, Sequence
+    from typing import TypeAlias
 
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
+    from trio_broker.broker.topics import RoutedTopic
+
+    _Collecting: TypeAlias = Generator[None, None, list[MetadataResponseTopic]]
 
 logger = logging.getLogger("trio_broker.topics")
 
@@ -53,10 +64,7 @@ async def handle(
     wanted = _each_once(request.topics)
     throttle_time_ms = 0
     if wanted is None or (version == 0 and not wanted):
-        image = state.controller.image
-        topics = [
-            _describe(state, topic, request) for name, topic in sorted(image.topics_by_name.items())
-        ]
+        topics = await state.large_answers.collect(_describe_all(state, request))
     elif version < TOPIC_ID_VERSION and any(
         one.name is None or one.topic_id != ZERO_TOPIC_ID for one in wanted
     ):
@@ -64,7 +72,8 @@ async def handle(
     else:
         payment = await _create_missing(state, session, wanted, request)
         throttle_time_ms = payment.throttle_time_ms
-        topics = [_find(state, one, request, payment.refused) for one in wanted]
+        finding = _find_all(state, request, wanted, payment.refused)
+        topics = await state.large_answers.collect(finding)
     node_id, host, port = broker_address(state, session)
     return MetadataResponse(
         throttle_time_ms=throttle_time_ms,
@@ -105,6 +114,7 @@ async def _create_missing(
     ]
     if not missing or state.draining:
         return Payment((), 0)
+    state.large_answers.done()
     payment = pay_for_mutations(state, session, missing, strict=True)
     granted = [NewTopic(name=name) for name in missing if name not in payment.refused]
     if granted:
@@ -123,28 +133,48 @@ def _refused(wanted: MetadataRequestTopic) -> MetadataResponseTopic:
     )
 
 
-def _find(
+def _describe_all(state: BrokerState, request: MetadataRequest) -> _Collecting:
+    image = state.controller.image
+    topics = []
+    for topic in still_there(state, sorted(image.topics_by_name.items())):
+        topics.append(_describe(state, topic, request))
+        yield
+    return topics
+
+
+def _find_all(
     state: BrokerState,
-    wanted: MetadataRequestTopic,
     request: MetadataRequest,
+    wanted: Sequence[MetadataRequestTopic],
     refused: Collection[str],
-) -> MetadataResponseTopic:
+) -> _Collecting:
+    topics = []
+    for one in wanted:
+        topic = _find(state, one)
+        topics.append(_unknown(one, refused) if topic is None else _describe(state, topic, request))
+        yield
+    return topics
+
+
+def _find(state: BrokerState, wanted: MetadataRequestTopic) -> TopicState | None:
     image = state.controller.image
     if wanted.name is None:
-        topic = image.topics_by_id.get(wanted.topic_id)
-        code = ErrorCode.UNKNOWN_TOPIC_ID
+        return image.topics_by_id.get(wanted.topic_id)
+    return image.topics_by_name.get(TopicName(wanted.name))
+
+
+def _unknown(wanted: MetadataRequestTopic, refused: Collection[str]) -> MetadataResponseTopic:
+    if wanted.name is None:
+        code, topic_id = ErrorCode.UNKNOWN_TOPIC_ID, wanted.topic_id
     else:
-        topic = image.topics_by_name.get(TopicName(wanted.name))
+        topic_id = ZERO_TOPIC_ID
         code = (
             ErrorCode.INVALID_TOPIC_EXCEPTION
             if topic_name_fault(wanted.name)
             else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         )
-    if topic is not None:
-        return _describe(state, topic, request)
     if wanted.name in refused:
         code = ErrorCode.LEADER_NOT_AVAILABLE  # clients ask again; there is no code for a quota
-    topic_id = wanted.topic_id if wanted.name is None else ZERO_TOPIC_ID
     return MetadataResponseTopic(
         error_code=code, name=wanted.name, topic_id=topic_id, partitions=()
     )
@@ -153,26 +183,30 @@ def _find(
 def _describe(
     state: BrokerState, topic: TopicState, request: MetadataRequest
 ) -> MetadataResponseTopic:
+    describe = partial(_describe_partition, state.router.by_id.get(topic.topic_id))
     return MetadataResponseTopic(
         error_code=ErrorCode.NONE,
         name=topic.name,
         topic_id=topic.topic_id,
         is_internal=topic.is_internal,
-        partitions=[_describe_partition(state, partition) for partition in topic.partitions],
+        partitions=Described(topic.partitions, describe),
         topic_authorized_operations=(
             TOPIC_OPERATIONS if request.include_topic_authorized_operations else NO_OPERATIONS
         ),
     )
 
 
-def _describe_partition(state: BrokerState, partition: PartitionState) -> MetadataResponsePartition:
-    online = is_online(state, partition)
+def _describe_partition(
+    routed: RoutedTopic | None, partition: PartitionState
+) -> MetadataResponsePartition:
+    replica_ids = partition.replica_ids
+    online = is_online(routed, partition.partition)
     return MetadataResponsePartition(
         error_code=ErrorCode.NONE if online else ErrorCode.LEADER_NOT_AVAILABLE,
         partition_index=partition.partition,
         leader_id=partition.leader,
         leader_epoch=partition.leader_epoch,
-        replica_nodes=partition.replica_ids,
+        replica_nodes=replica_ids,
         isr_nodes=partition.isr_ids,
-        offline_replicas=() if online else partition.replica_ids,
+        offline_replicas=() if online else replica_ids,
     )

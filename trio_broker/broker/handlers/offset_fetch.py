@@ -1,14 +1,13 @@
 """OffsetFetch (key 9), versions 1 to 10: how far groups have read.
 
 A partition without a commit answers offset -1 without an error. Offsets committed for an earlier
-topic of the same name do not count.
+topic of the same name do not count. All that is told of one group is of one moment, however many
+pieces the answer is made in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -27,6 +26,9 @@ from trio_broker.wire.messages.offset_fetch import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+    from uuid import UUID
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
     from trio_broker.group.schemas import OffsetCommitValue
@@ -53,28 +55,26 @@ async def handle(
             groups.append(await _answer_group(state, group, asked, by_id=by_id))
             await trio.lowlevel.checkpoint()
         return OffsetFetchResponse(groups=groups)
+    state.large_answers.done()
     code = await state.coordinator.load_group(request.group_id)
     if code:
         return OffsetFetchResponse(
             error_code=code, topics=[_refused_topic(topic, code) for topic in request.topics or ()]
         )
     if request.topics is None:
-        wanted = _everything(state, request.group_id)
+        found = _everything(state, request.group_id)
     else:
         asked = _Asked()
-        wanted = [
-            (topic.name, asked.new(request.group_id, topic.name, topic.partition_indexes))
+        found = [
+            _look_up(
+                state,
+                request.group_id,
+                topic.name,
+                asked.new(request.group_id, topic.name, topic.partition_indexes),
+            )
             for topic in request.topics
         ]
-    return OffsetFetchResponse(
-        topics=[
-            OffsetFetchResponseTopic(
-                name=name,
-                partitions=[_old_partition(state, request.group_id, name, i) for i in indexes],
-            )
-            for name, indexes in wanted
-        ]
-    )
+    return OffsetFetchResponse(topics=await state.large_answers.collect(_old_topics(found)))
 
 
 class _Asked:
@@ -101,35 +101,67 @@ class _Asked:
         return is_new
 
 
-def _everything(state: BrokerState, group_id: str) -> list[tuple[str, Sequence[int]]]:
-    offsets = state.coordinator.committed(group_id)
-    if offsets is None:
+class _Found(NamedTuple):
+    """What a group has committed for a topic at one moment, and which partitions to tell of.
+
+    Attributes:
+        name: of the topic.
+        topic_id: of the topic that has this name now; None: there is none.
+        indexes: partitions.
+        offsets: by partition. Those for an earlier topic of this name do not count.
+    """
+
+    name: str
+    topic_id: UUID | None
+    indexes: Sequence[int]
+    offsets: Mapping[int, OffsetCommitValue]
+
+    def offset(self, partition: int) -> OffsetCommitValue | None:
+        """Return what counts for a partition."""
+        found = self.offsets.get(partition)
+        if found is None or not found.is_for(self.topic_id or ZERO_TOPIC_ID):
+            return None
+        return found
+
+
+def _everything(state: BrokerState, group_id: str) -> list[_Found]:
+    machine = state.coordinator.committed(group_id)
+    if machine is None:
         return []
-    return [(name, sorted(parts)) for name, parts in sorted(offsets.fetch_all(group_id).items())]
+    by_topic = machine.fetch_all(group_id)
+    return [
+        _look_up(state, group_id, name, sorted(offsets))
+        for name, offsets in sorted(by_topic.items())
+    ]
 
 
-def _committed(
-    state: BrokerState, group_id: str, name: str, partition: int
-) -> OffsetCommitValue | None:
-    offsets = state.coordinator.committed(group_id)
-    if offsets is None:
-        return None
+def _look_up(state: BrokerState, group_id: str, name: str, indexes: Sequence[int]) -> _Found:
+    """Take a copy of what a group has committed for a topic: it may change while it is told."""
+    machine = state.coordinator.committed(group_id)
+    offsets = {} if machine is None else machine.fetch_all(group_id).get(TopicName(name), {})
+    wanted = {index: offsets[index] for index in indexes if index in offsets}
     routed = state.router.by_name.get(name)
-    topic_id = ZERO_TOPIC_ID if routed is None else routed.topic_id
-    return offsets.fetch(group_id, TopicName(name), partition, topic_id)
+    return _Found(name, None if routed is None else routed.topic_id, indexes, wanted)
 
 
-def _old_partition(
-    state: BrokerState, group_id: str, name: str, partition: int
-) -> OffsetFetchResponsePartition:
-    found = _committed(state, group_id, name, partition)
-    return OffsetFetchResponsePartition(
-        partition_index=partition,
-        committed_offset=NO_OFFSET if found is None else found.offset,
-        committed_leader_epoch=NO_EPOCH if found is None else found.leader_epoch,
-        metadata="" if found is None else found.metadata,
-        error_code=ErrorCode.NONE,
-    )
+def _old_topics(found: Sequence[_Found]) -> Generator[None, None, list[OffsetFetchResponseTopic]]:
+    topics = []
+    for topic in found:
+        partitions = []
+        for index in topic.indexes:
+            offset = topic.offset(index)
+            partitions.append(
+                OffsetFetchResponsePartition(
+                    partition_index=index,
+                    committed_offset=NO_OFFSET if offset is None else offset.offset,
+                    committed_leader_epoch=NO_EPOCH if offset is None else offset.leader_epoch,
+                    metadata="" if offset is None else offset.metadata,
+                    error_code=ErrorCode.NONE,
+                )
+            )
+            yield
+        topics.append(OffsetFetchResponseTopic(name=topic.name, partitions=partitions))
+    return topics
 
 
 def _refused_topic(topic: OffsetFetchRequestTopic, code: ErrorCode) -> OffsetFetchResponseTopic:
@@ -152,47 +184,56 @@ def _refused_topic(topic: OffsetFetchRequestTopic, code: ErrorCode) -> OffsetFet
 async def _answer_group(
     state: BrokerState, group: OffsetFetchRequestGroup, asked: _Asked, *, by_id: bool
 ) -> OffsetFetchResponseGroup:
+    state.large_answers.done()
     code = await state.coordinator.load_group(group.group_id)
     if code:
         return OffsetFetchResponseGroup(group_id=group.group_id, topics=(), error_code=code)
-    topics: list[OffsetFetchResponseTopics] = []
+    found: list[_Found | OffsetFetchResponseTopics] = []
     if group.topics is None:
         everything = _everything(state, group.group_id) if asked.is_new(group.group_id) else ()
-        for name, indexes in everything:
-            routed = state.router.by_name.get(name)
-            if routed is not None:
-                topics.append(_topic(state, group.group_id, name, routed.topic_id, indexes))
-        return OffsetFetchResponseGroup(group_id=group.group_id, topics=topics)
-    for wanted in group.topics:
-        key = wanted.topic_id if by_id else wanted.name
+        found += [topic for topic in everything if topic.topic_id is not None]
+    for wanted in group.topics or ():
+        name = wanted.name
+        key = wanted.topic_id if by_id else name
         indexes = asked.new(group.group_id, key, wanted.partition_indexes)
-        if not by_id:
-            topics.append(_topic(state, group.group_id, wanted.name, ZERO_TOPIC_ID, indexes))
-            continue
-        routed = state.router.by_id.get(wanted.topic_id)
-        if routed is None:
-            topics.append(_unknown_topic(wanted.topic_id, indexes))
-        else:
-            topics.append(_topic(state, group.group_id, routed.name, wanted.topic_id, indexes))
+        if by_id:
+            routed = state.router.by_id.get(wanted.topic_id)
+            if routed is None:
+                found.append(_unknown_topic(wanted.topic_id, indexes))
+                continue
+            name = routed.name
+        found.append(_look_up(state, group.group_id, name, indexes))
+    topics = await state.large_answers.collect(_topics(found))
     return OffsetFetchResponseGroup(group_id=group.group_id, topics=topics)
 
 
-def _topic(
-    state: BrokerState, group_id: str, name: str, topic_id: UUID, indexes: Sequence[int]
-) -> OffsetFetchResponseTopics:
-    partitions = []
-    for index in indexes:
-        found = _committed(state, group_id, name, index)
-        partitions.append(
-            OffsetFetchResponsePartitions(
-                partition_index=index,
-                committed_offset=NO_OFFSET if found is None else found.offset,
-                committed_leader_epoch=NO_EPOCH if found is None else found.leader_epoch,
-                metadata="" if found is None else found.metadata,
-                error_code=ErrorCode.NONE,
+def _topics(
+    found: Sequence[_Found | OffsetFetchResponseTopics],
+) -> Generator[None, None, list[OffsetFetchResponseTopics]]:
+    topics = []
+    for topic in found:
+        if isinstance(topic, OffsetFetchResponseTopics):
+            topics.append(topic)
+            yield
+            continue
+        partitions = []
+        for index in topic.indexes:
+            offset = topic.offset(index)
+            partitions.append(
+                OffsetFetchResponsePartitions(
+                    partition_index=index,
+                    committed_offset=NO_OFFSET if offset is None else offset.offset,
+                    committed_leader_epoch=NO_EPOCH if offset is None else offset.leader_epoch,
+                    metadata="" if offset is None else offset.metadata,
+                    error_code=ErrorCode.NONE,
+                )
             )
+            yield
+        topic_id = topic.topic_id or ZERO_TOPIC_ID
+        topics.append(
+            OffsetFetchResponseTopics(name=topic.name, topic_id=topic_id, partitions=partitions)
         )
-    return OffsetFetchResponseTopics(name=name, topic_id=topic_id, partitions=partitions)
+    return topics
 
 
 def _unknown_topic(topic_id: UUID, indexes: Sequence[int]) -> OffsetFetchResponseTopics:

@@ -20,6 +20,8 @@ from trio_broker.wire.messages.offset_for_leader_epoch import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
 
@@ -30,15 +32,21 @@ async def handle(
     """Answer the end of the largest epoch that is not above the one asked for."""
     del session, version
     await trio.lowlevel.checkpoint()
-    return OffsetForLeaderEpochResponse(
-        topics=[
-            OffsetForLeaderTopicResult(
-                topic=topic.topic,
-                partitions=[_answer(state, topic.topic, wanted) for wanted in topic.partitions],
-            )
-            for topic in request.topics
-        ]
-    )
+    topics = await state.large_answers.collect(_answer_all(state, request))
+    return OffsetForLeaderEpochResponse(topics=topics)
+
+
+def _answer_all(
+    state: BrokerState, request: OffsetForLeaderEpochRequest
+) -> Generator[None, None, list[OffsetForLeaderTopicResult]]:
+    topics = []
+    for topic in request.topics:
+        partitions = []
+        for wanted in topic.partitions:
+            partitions.append(_answer(state, topic.topic, wanted))
+            yield
+        topics.append(OffsetForLeaderTopicResult(topic=topic.topic, partitions=partitions))
+    return topics
 
 
 def _answer(state: BrokerState, topic: str, wanted: OffsetForLeaderPartition) -> EpochEndOffset:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_broker.broker.handlers import (
     alter_configs,
@@ -45,13 +45,30 @@ from trio_broker.broker.handlers.fetch import answer_fetch
 from trio_broker.broker.handlers.served import Handler, ServedApi
 from trio_broker.errors import ErrorCode, ProtocolError
 from trio_broker.wire.api import APIS, ApiKey
-from trio_broker.wire.message import Message, Response, encode_response
+from trio_broker.wire.message import Message, Response, encode_response, encoding_response
 
 if TYPE_CHECKING:
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
     from trio_broker.host.interface import Buffer
     from trio_broker.wire.headers import RequestHeader
+
+
+#: Larger requests are decoded piece by piece.
+_PIECEWISE_BYTES = 8 * 1024
+#: APIs whose handlers wait for nothing but their turn, or give it up before: a large answer begins
+#: with the first piece of its request. All others begin it with the first piece of the response.
+_MADE_AT_ONCE = frozenset(
+    {
+        ApiKey.LIST_OFFSETS,
+        ApiKey.METADATA,
+        ApiKey.OFFSET_FETCH,
+        ApiKey.DESCRIBE_CONFIGS,
+        ApiKey.OFFSET_FOR_LEADER_EPOCH,
+        ApiKey.DESCRIBE_LOG_DIRS,
+        ApiKey.DESCRIBE_TOPIC_PARTITIONS,
+    }
+)
 
 
 def _served(key: ApiKey, handler: Handler | None) -> tuple[int, ServedApi]:
@@ -111,17 +128,12 @@ def served_api(header: RequestHeader) -> ServedApi:
     return served
 
 
-async def dispatch(state: BrokerState, session: Session, version: int, request: Message) -> Any:
-    """Let the handler of a decoded request answer it; the embedded API calls this too."""
-    handler = SERVED[type(request).api_key].handler
-    assert handler is not None, "Produce and Fetch have paths of their own"
-    return await handler(state, session, version, request)
-
-
 async def answer(
     state: BrokerState, session: Session, header: RequestHeader, frame: memoryview
 ) -> Sequence[Buffer]:
     """Answer one request, except Produce, with the buffers of its response.
+
+    Cancellation: as the handler says.
 
     Raises:
         ProtocolError: the request is not legal, or not served.
@@ -133,9 +145,27 @@ async def answer(
     if header.api_key == ApiKey.API_VERSIONS and not APIS[header.api_key].supports(version):
         response: Response = api_versions.respond(SERVED, ErrorCode.UNSUPPORTED_VERSION)
         return [encode_response(header.api_key, 0, header.correlation_id, response)]
-    served_api(header)
+    served = served_api(header)
+    assert served.handler is not None, "Produce and Fetch have paths of their own"
     session.client_id = header.client_id or ""
-    request_type = APIS[ApiKey(header.api_key)].request_type
-    request = request_type.decode(frame, version, header.body_start)
-    response = await dispatch(state, session, version, request)
-    return [encode_response(header.api_key, version, header.correlation_id, response)]
+    try:
+        request = await _decode(state, served, header, frame)
+        response = await served.handler(state, session, version, request)
+        encoding = encoding_response(header.api_key, version, header.correlation_id, response)
+        return [await state.large_answers.make(encoding)]
+    finally:
+        state.large_answers.done()
+
+
+async def _decode(
+    state: BrokerState, served: ServedApi, header: RequestHeader, frame: memoryview
+) -> Message:
+    """Decode a request; one that is large piece by piece."""
+    request_type = APIS[served.key].request_type
+    if len(frame) <= _PIECEWISE_BYTES:
+        return request_type.decode(frame, header.api_version, header.body_start)
+    decoding = request_type.decoding(frame, header.api_version, header.body_start)
+    request = await state.large_answers.make(decoding)
+    if served.key not in _MADE_AT_ONCE:
+        state.large_answers.done()
+    return request

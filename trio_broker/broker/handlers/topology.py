@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
-    from trio_broker.metadata.image import PartitionState
+    from trio_broker.broker.topics import RoutedTopic
+    from trio_broker.metadata.image import TopicState
+    from trio_broker.names import TopicName
 
 #: Not asked for, or not told.
 NO_OPERATIONS = -(2**31)
@@ -26,8 +30,16 @@ def broker_address(state: BrokerState, session: Session) -> tuple[int, str, int]
     return state.config.node_id, host, port
 
 
-def is_online(state: BrokerState, partition: PartitionState) -> bool:
+def is_online(routed: RoutedTopic | None, partition: int) -> bool:
     """Say whether this broker's replica of a partition serves."""
-    routed = state.router.by_id.get(partition.topic_id)
-    replica = routed.replica(partition.partition) if routed is not None else None
+    replica = routed.replica(partition) if routed is not None else None
     return replica is not None and not replica.refusal
+
+
+def still_there(
+    state: BrokerState, topics: Iterable[tuple[TopicName, TopicState]]
+) -> Iterator[TopicState]:
+    """Leave out topics that have been deleted when their turn comes."""
+    for _, topic in topics:
+        if topic.topic_id in state.controller.image.topics_by_id:
+            yield topic
