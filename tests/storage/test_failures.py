@@ -405,6 +405,29 @@ def test_what_is_served_after_a_failed_fsync_and_a_restart_is_on_the_disk(
         assert bench.read_all() == expected
 
 
+def test_a_note_that_lost_its_content_in_a_power_cut_keeps_no_log_offline(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    """The note is not synced: its name may survive, and what it says may not."""
+    sim_bench.open()
+    sim_bench.fill(5)
+    expected = sim_bench.read_all()
+    fail_call(disk, "sync")
+    with pytest.raises(SyncFailed):
+        sim_bench.append(batch([b"x" * 9000]))
+    sim_bench.crash()
+    note = disk.open(f"{sim_bench.directory}/{paths.SYNC_FAILED_NAME}", "power")
+    assert note.size
+    note.truncate(0)
+    note.close()
+    log_file = disk.open(f"{sim_bench.directory}/{0:020d}.log", "power")
+    log_file.truncate(log_file.size - 100)
+    log_file.close()
+    sim_bench.open()
+    assert sim_bench.read_all() == expected
+    assert paths.SYNC_FAILED_NAME not in sim_bench.names()
+
+
 def test_a_damaged_tail_after_a_failed_fsync_is_for_an_operator_to_accept(
     sim_bench: Bench, disk: SimFileSystem
 ) -> None:
