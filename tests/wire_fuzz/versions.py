@@ -141,7 +141,7 @@ class CommonMaker(RequestMaker):
         if self.newer >= _first_with_ids(self.api_key):
             name = self.names.get(value.topic_id)
             if name is None:
-                name, value.topic_id = "nope", ZERO_TOPIC_ID
+                name, value.topic_id = "nope!", ZERO_TOPIC_ID  # which nobody can have created
             setattr(value, name_field, name)
 
 
