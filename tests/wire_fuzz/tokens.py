@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from trio_broker.wire.fields import Field, Kind
+from trio_broker.wire.message import Struct
 
 if TYPE_CHECKING:
-    from trio_broker.wire.message import Message, Struct
+    from trio_broker.wire.message import Message
 
 
 @attrs.define
@@ -97,7 +98,7 @@ class _Writer:
             if not field.is_in(self.version):
                 continue
             if self.flexible and field.tag is not None:
-                if getattr(value, name) != field.missing_value:
+                if _says_more_than_its_absence(field, getattr(value, name)):
                     tagged.append((field.tag, field, getattr(value, name)))
                 continue
             self.field(field, getattr(value, name))
@@ -148,3 +149,15 @@ class _Writer:
             self.put("size", size, is_compact=self.flexible)
             if data is not None:
                 self.put("text" if kind is Kind.STRING else "blob", bytes(data))
+
+
+def _says_more_than_its_absence(field: Field, value: Any) -> bool:
+    """Whether a tagged field has to be sent. A structure of defaults is as good as none."""
+    if value == field.missing_value:
+        return False
+    if not isinstance(value, Struct):
+        return True
+    return any(
+        getattr(value, name) != inner.default
+        for name, inner in type(value).__kafka_fields__.items()
+    )

@@ -285,9 +285,12 @@ class LogDir:
                 made += await lane.run(stoppable(making, is_over))
         except GivenUp:
             raise
-        except (StorageError, OSError):
-            await lane.run(self.directory.remove_made_job(made))
-            raise
+        except (StorageError, OSError) as error:
+            failure = error
+        else:
+            return
+        await lane.run(self.directory.remove_made_job(made))
+        raise failure
 
     def _open_job(
         self, replica: Replica, summary: LogSummary | None, *, is_durable: bool
