@@ -267,8 +267,8 @@ def log_storms(stderr: str) -> dict[str, float]:
     storms: dict[str, float] = defaultdict(lambda: LOG_INTERVAL_SECONDS)
     for line in stderr.splitlines():
         entry = json.loads(line)
-        if entry["level"] == "info" and "deleted" not in entry["msg"]:
-            continue  # starts, stops
+        if entry["level"] == "info" and " deleted that " not in entry["msg"]:
+            continue  # starts, stops, topics that come and go; not what retention says
         cause = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+", "#", entry["msg"])
         at = datetime.fromisoformat(entry["ts"]).timestamp()
         if cause in last and at - last[cause] < LOG_INTERVAL_SECONDS - 0.5:

@@ -125,7 +125,7 @@ MUTANTS = {
         (_with_jobs(checkpoint, write_small_file=_write_small_unsynced),), "3 fsync crash 21"
     ),
     "clean marker left in place": Mutant(
-        (lambda: patch.object(log_dir, "unlink_if_there", _nothing),), "7 fsync ENOSPC 36"
+        (lambda: patch.object(log_dir, "unlink_if_there", _nothing),), "7 fsync ENOSPC 34"
     ),
 }
 
