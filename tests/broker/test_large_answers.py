@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +12,14 @@ from tests.broker.harness import (
     World,
     simulated,
 )
-from tests.broker.test_offsets import commit, committed
+from tests.broker.test_offsets import commit, commit_request, committed
 from trio_broker import ErrorCode
 from trio_broker.broker import large_answers
 from trio_broker.broker.handlers import fetch as fetch_handler
 from trio_broker.broker.handlers import list_offsets as list_offsets_handler
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.broker.large_answers import Described, LargeAnswers
+from trio_broker.group import prepared_commit
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
 from trio_broker.names import TopicName
@@ -34,6 +36,10 @@ from trio_broker.wire.messages.list_offsets import (
     ListOffsetsTopic,
 )
 from trio_broker.wire.messages.metadata import MetadataRequest
+from trio_broker.wire.messages.offset_commit import (
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+)
 from trio_broker.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
@@ -152,6 +158,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "ELEMENTS_PER_PIECE", 2)
     monkeypatch.setattr(fetch_handler, "TARGETS_PER_TURN", 2)
     monkeypatch.setattr(list_offsets_handler, "ITEMS_PER_PIECE", 2)
+    monkeypatch.setattr(prepared_commit, "OFFSETS_PER_PIECE", 2)
     for api in APIS.values():  # what is compiled now is of no use to anybody else
         if api.key in SERVED:
             monkeypatch.setattr(api.response_type, "_piecewise_encoders", {})
@@ -351,6 +358,136 @@ async def test_what_is_told_of_a_group_is_of_one_moment(world: World, version: i
             assert found[0][1] in {before[0], after[0]}
             before = after
         assert number > 1
+
+
+@pytest.mark.parametrize("version", [8, 10])
+@pytest.mark.usefixtures("small_pieces")
+@simulated
+async def test_a_commit_in_pieces_is_there_as_a_whole(world: World, version: int) -> None:
+    """Others commit and look meanwhile; whoever is later in the log counts, for all partitions."""
+    everything = tuple(range(PARTITIONS))
+    async with world.running() as run, world.connect() as client, world.connect() as other:
+        topic_id = await run.broker.create_topic("orders", partitions=PARTITIONS)
+        topic = topic_id if version >= 10 else "orders"
+        assert await commit(other, *[1] * PARTITIONS) == [0] * PARTITIONS
+        offset = 1
+        for number in range(1, PAUSES_MAX):
+            seen: list[int] = []
+            meanwhile = Meanwhile(number, partial(_commit_and_look, run, offset + 1, seen))
+            with pytest.MonkeyPatch.context() as patch:
+                planted(patch, meanwhile)
+                wanted = [offset + 2] * PARTITIONS
+                assert await commit(client, *wanted, topic=topic, version=version) == (
+                    [0] * PARTITIONS
+                )
+            found = (await committed(client, partitions=everything))["orders"]
+            offsets = {offset for _, offset, *_ in found}
+            if meanwhile.pauses < number:
+                assert offsets == {offset + 2}
+                break
+            assert seen[: len(everything)] in ([offset] * PARTITIONS, [offset + 2] * PARTITIONS)
+            assert offsets in ({offset + 2}, {offset + 1})
+            assert (offsets == {offset + 1}) == (seen[0] == offset + 2), "the later one counts"
+            offset += 2
+            assert await commit(other, *[offset] * PARTITIONS) == [0] * PARTITIONS
+        assert number > 3
+    async with world.running() as run, world.connect() as client:
+        assert (await committed(client, partitions=everything))["orders"] == found
+
+
+async def _commit_and_look(run: Any, offset: int, seen: list[int]) -> None:
+    assert not await run.state.coordinator.load_group("readers")
+    known = run.state.coordinator.committed("readers").fetch_all("readers")["orders"]
+    seen += [known[index].offset for index in range(PARTITIONS)]
+    topic_id = run.state.router.by_name["orders"].topic_id
+    offsets = tuple(
+        OffsetToCommit(TopicName("orders"), index, offset, topic_id=topic_id)
+        for index in range(PARTITIONS)
+    )
+    answers = run.state.large_answers
+    with pytest.MonkeyPatch.context() as patch:  # it is somebody else who asks, in one piece
+        patch.setattr(prepared_commit, "OFFSETS_PER_PIECE", PARTITIONS)
+        patch.setattr(answers, "done", lambda: None)
+        request = CommitOffsets(group_id="readers", offsets=offsets)
+        assert set(await run.state.coordinator.commit(request)) == {ErrorCode.NONE}
+
+
+@pytest.mark.parametrize("version", [8, 10])
+@pytest.mark.usefixtures("small_pieces")
+@simulated
+async def test_nothing_is_committed_for_a_topic_that_is_deleted_while_a_commit_is_prepared(
+    world: World, version: int
+) -> None:
+    """What was committed for it is forgotten when it is deleted, so nothing must come later."""
+    async with world.running() as run, world.connect() as client:
+        await run.broker.create_topic("kept")
+        codes_seen = set()
+        for number in range(1, PAUSES_MAX):
+            topic_id = await run.broker.create_topic("orders", partitions=PARTITIONS)
+            kept_id = run.state.router.by_name["kept"].topic_id
+            request = commit_request(
+                *[number] * PARTITIONS, topic=topic_id if version >= 10 else "orders"
+            )
+            kept = OffsetCommitRequestPartition(
+                partition_index=0, committed_offset=number, committed_metadata=""
+            )
+            request.topics.append(
+                OffsetCommitRequestTopic(
+                    **({"topic_id": kept_id} if version >= 10 else {"name": "kept"}),
+                    partitions=[kept],
+                )
+            )
+
+            async def delete() -> None:
+                await run.broker.delete_topic("orders")
+
+            meanwhile = Meanwhile(number, delete)
+            with pytest.MonkeyPatch.context() as patch:
+                planted(patch, meanwhile)
+                response = await client.call(request, version)
+            if meanwhile.pauses < number:
+                break
+            [code] = {part.error_code for part in response.topics[0].partitions}
+            codes_seen.add(code)
+            assert [part.error_code for part in response.topics[1].partitions] == [0]
+            known = run.state.coordinator.committed("readers").fetch_all("readers")
+            assert {name: dict(found) for name, found in known.items()}.keys() == {"kept"}
+            assert known["kept"][0].offset == number
+        unknown = (
+            ErrorCode.UNKNOWN_TOPIC_ID if version >= 10 else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        )
+        assert codes_seen == {ErrorCode.NONE, unknown}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.usefixtures("small_pieces")
+@simulated
+async def test_a_commit_whose_client_leaves_while_it_is_prepared_is_not_done(
+    world: World, number: int
+) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders", partitions=PARTITIONS)
+        async with world.connect() as client:
+            assert await commit(client, *[1] * PARTITIONS) == [0] * PARTITIONS
+
+            async def leave() -> None:
+                client.stream.close()
+                for connection in list(run.state.clients):
+                    connection.close("the client is gone")
+
+            meanwhile = Meanwhile(number, leave)
+            with pytest.MonkeyPatch.context() as patch:
+                planted(patch, meanwhile)
+                await client.send(commit_request(*[2] * PARTITIONS), 8)
+                await run.wait_idle()
+            assert meanwhile.pauses >= number
+        async with world.connect() as client:
+            found = await committed(client, partitions=tuple(range(PARTITIONS)))
+            [offset] = {offset for _, offset, *_ in found["orders"]}
+            assert offset in {1, 2}
+            if number == 1:
+                assert offset == 1
+            assert await commit(client, *[3] * PARTITIONS) == [0] * PARTITIONS
 
 
 @pytest.mark.usefixtures("small_pieces")

@@ -24,6 +24,7 @@ from trio_broker.group.commands import (
 )
 from trio_broker.group.machine import GroupMachine
 from trio_broker.group.offsets import OffsetToCommit
+from trio_broker.group.prepared_commit import prepared_commit
 from trio_broker.names import TopicName
 
 WALL_AT_START_MS = 1_700_000_000_000
@@ -235,7 +236,12 @@ class Harness:
             ),
             **arguments,
         )
-        return self.command(token, lambda: self.machine.commit(token, request, self.now))
+        commit = prepared_commit(
+            request,
+            now_ms=self.now.wall_ms,
+            metadata_bytes_max=self.limits.offset_metadata_bytes_max,
+        )
+        return self.command(token, lambda: self.machine.commit(token, commit, self.now))
 
     def delete_groups(self, *group_ids: str) -> int:
         """Send DeleteGroups; return the token."""

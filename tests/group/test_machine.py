@@ -22,6 +22,7 @@ from trio_broker.group.commands import (
 )
 from trio_broker.group.machine import GroupMachine
 from trio_broker.group.offsets import OffsetToCommit
+from trio_broker.group.prepared_commit import prepared_commit
 from trio_broker.names import TopicName
 
 E = ErrorCode
@@ -40,7 +41,11 @@ def every_command(machine: GroupMachine) -> list[object]:
         unique_text="u",
         api_version=9,
     )
-    commit = CommitOffsets(group_id="g", offsets=(OffsetToCommit(T, 0, 1),))
+    commit = prepared_commit(
+        CommitOffsets(group_id="g", offsets=(OffsetToCommit(T, 0, 1),)),
+        now_ms=NOW.wall_ms,
+        metadata_bytes_max=100,
+    )
     decisions = [
         machine.join(1, join, NOW),
         machine.sync(2, SyncGroup(group_id="g", generation=1, member_id="m"), NOW),

@@ -416,7 +416,9 @@ class Groups(RuleBasedStateMachine):
     def what_is_under_way_is_counted(self) -> None:
         group = self.group
         counted = Counter(
-            change.key.group_id for decision in self.world.under_way for change in decision.changes
+            decode_key(key).group_id
+            for decision in self.world.under_way
+            for key, _ in decision.records
         )
         assert (group.changes_under_way if group else 0) == counted["g"]
 

@@ -20,6 +20,7 @@ from trio_broker.group.classic_group import Tally
 from trio_broker.group.commands import CodesReply, CommitOffsets, GroupDecision, GroupListing, Now
 from trio_broker.group.machine import GroupMachine
 from trio_broker.group.partitioning import offsets_partition
+from trio_broker.group.prepared_commit import preparing_commit
 from trio_broker.metadata.decisions import NewTopic
 from trio_broker.names import OFFSETS_TOPIC_NAME, TopicName
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.state import BrokerState
     from trio_broker.broker.topics import RoutedTopic
     from trio_broker.group.commands import GroupDescription
+    from trio_broker.group.prepared_commit import PreparedCommit
     from trio_broker.group.schemas import OffsetCommitValue
 
 logger = logging.getLogger("trio_broker.groups")
@@ -140,16 +142,41 @@ class GroupCoordinator:
     async def commit(self, request: CommitOffsets) -> Sequence[ErrorCode]:
         """Commit offsets; return a code for each, once they are durable.
 
-        Cancellation: unknown.
+        Many are prepared in pieces, and then decided at once; a turn of `large_answers` that the
+        caller has is given up.
+
+        Cancellation: unknown; while they are prepared, none of them is committed.
         """
+        preparing = preparing_commit(
+            request,
+            now_ms=self._state.host.wall.now_ms(),
+            metadata_bytes_max=self._state.config.limits.offset_metadata_bytes_max,
+        )
+        try:
+            commit = await self._state.large_answers.make(preparing)
+        finally:
+            self._state.large_answers.done()
         response: CodesReply | ErrorCode = ErrorCode.REQUEST_TIMED_OUT
         with trio.move_on_after(COMMIT_SECONDS_MAX):
             response = await self.ask(
-                request.group_id, lambda machine, token, now: machine.commit(token, request, now)
+                request.group_id,
+                lambda machine, token, now: machine.commit(
+                    token, commit, now, gone=self._gone(commit)
+                ),
             )
         if isinstance(response, ErrorCode):
             return [response] * len(request.offsets)
         return response.codes if not response.code else [response.code] * len(request.offsets)
+
+    def _gone(self, commit: PreparedCommit) -> frozenset[TopicName]:
+        """Return topics that were deleted since somebody looked for them.
+
+        What was committed for these was forgotten then, and must not come afterwards.
+        """
+        known = self._state.router.by_id
+        return frozenset(
+            name for name, topic_id in commit.topics if topic_id.int and topic_id not in known
+        )
 
     async def forget_topics(self, names: Sequence[TopicName]) -> None:
         """Forget what was committed for topics that are gone, as Kafka does."""

@@ -26,7 +26,7 @@ from trio_broker.group.commands import GroupDecision, Now
 from trio_broker.group.machine import GroupMachine
 from trio_broker.names import OFFSETS_TOPIC_NAME
 from trio_broker.records.batch import read_header
-from trio_broker.records.build import Record, build_batch
+from trio_broker.records.build import Record, build_batch, wrap_records
 from trio_broker.records.iterate import iterate_batches, iterate_records
 
 if TYPE_CHECKING:
@@ -223,10 +223,19 @@ class GroupsPartition:
     ) -> _Append:
         """Queue records as one batch."""
         assert self.replica is not None
-        now_ms = self._state.host.wall.now_ms()
-        batch = build_batch(
-            [Record(key=key, value=value, timestamp_ms=now_ms) for key, value in records]
-        )
+        if decision is not None and decision.commit is not None:
+            commit = decision.commit
+            batch = wrap_records(
+                commit.section,
+                len(commit.records),
+                base_timestamp_ms=commit.now_ms,
+                max_timestamp_ms=commit.now_ms,
+            )
+        else:
+            now_ms = self._state.host.wall.now_ms()
+            batch = build_batch(
+                [Record(key=key, value=value, timestamp_ms=now_ms) for key, value in records]
+            )
         append = _Append(self, decision)
         self.appends_under_way += 1
         append.submit(self.replica, batch, read_header(batch))

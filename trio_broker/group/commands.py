@@ -14,6 +14,7 @@ from trio_broker.errors import ErrorCode
 
 if TYPE_CHECKING:
     from trio_broker.group.offsets import OffsetToCommit
+    from trio_broker.group.prepared_commit import PreparedCommit
     from trio_broker.group.schemas import CoordinatorRecord
     from trio_broker.group.turn import Change, Effect
 
@@ -25,6 +26,8 @@ NO_GENERATION = -1
 _MEMBER_ID_REQUIRED_VERSION = 4
 _SKIP_ASSIGNMENT_VERSION = 9
 _GROUP_ID_NOT_FOUND_VERSION = 9
+#: From this version on OffsetCommit names topics by id.
+TOPIC_ID_VERSION = 10
 
 
 class Now(NamedTuple):
@@ -209,6 +212,13 @@ class CommitOffsets:
             return ErrorCode.GROUP_ID_NOT_FOUND
         return ErrorCode.ILLEGAL_GENERATION
 
+    @property
+    def unknown_topic_code(self) -> ErrorCode:
+        """What is said of a topic that does not exist."""
+        if self.api_version >= TOPIC_ID_VERSION:
+            return ErrorCode.UNKNOWN_TOPIC_ID
+        return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
 
 class CodesReply(NamedTuple):
     """Answer where each thing asked for has its own code.
@@ -249,7 +259,8 @@ class GroupDecision:
         wake_at_ms: when `expire` is to be called at the latest, on the clock of `Now.clock_ms`;
             None: not before the next command.
         notes: for the log.
-        changes: the machine's own: the records, decoded.
+        changes: the machine's own: the records, decoded, if they are of no commit.
+        commit: the offsets whose records these are, which are encoded already.
         effects: the machine's own: what follows when the records are stored, or are not.
     """
 
@@ -258,6 +269,7 @@ class GroupDecision:
     wake_at_ms: int | None
     notes: tuple[Note, ...]
     changes: tuple[Change, ...]
+    commit: PreparedCommit | None
     effects: tuple[Effect, ...]
 
 

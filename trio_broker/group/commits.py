@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_broker.config import INT64_MAX
 from trio_broker.errors import ErrorCode
 from trio_broker.group.classic_group import ClassicGroup, GroupState
 from trio_broker.group.commands import CodesReply, CommitOffsets
-from trio_broker.group.offsets import offset_size_bytes
+from trio_broker.group.offsets import offset_size_bytes, size_bytes_with
 from trio_broker.group.schemas import (
     SCHEMA_STRING_BYTES_MAX,
     GroupMetadataKey,
@@ -23,8 +22,10 @@ from trio_broker.group.schemas import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from trio_broker.group.membership import Membership
+    from trio_broker.group.prepared_commit import PreparedCommit
     from trio_broker.group.registry import Groups
     from trio_broker.group.turn import Turn
     from trio_broker.names import TopicName
@@ -52,7 +53,6 @@ class Commits:
     Args:
         groups: all of the coordinator.
         membership: who is in them.
-        metadata_bytes_max: longest metadata of one offset, in bytes of UTF-8.
         offsets_bytes_max: what offsets of all groups may take.
         retention_ms: how long offsets are kept that nobody uses.
     """
@@ -62,19 +62,20 @@ class Commits:
         groups: Groups,
         membership: Membership,
         *,
-        metadata_bytes_max: int,
         offsets_bytes_max: int,
         retention_ms: int,
     ) -> None:
         self._groups = groups
         self._membership = membership
-        self._metadata_bytes_max = min(metadata_bytes_max, SCHEMA_STRING_BYTES_MAX)
         self._offsets_bytes_max = offsets_bytes_max
         self._retention_ms = retention_ms
 
     # --- OffsetCommit ---------------------------------------------------------------------------
-    def commit(self, turn: Turn, token: object, request: CommitOffsets) -> None:
+    def commit(
+        self, turn: Turn, token: object, commit: PreparedCommit, gone: AbstractSet[TopicName]
+    ) -> None:
         """Decide an OffsetCommit request."""
+        request = commit.request
         group = self._groups.get(request.group_id)
         fault = self._commit_fault(request, group)
         if fault is not ErrorCode.NONE:
@@ -85,37 +86,39 @@ class Commits:
             GroupState.PREPARING_REBALANCE,
         ):
             self._membership.keep_alive(group, request.member_id, turn.now)
-        now_ms = turn.now.wall_ms
-        expires_at_ms = -1
-        if request.retention_ms >= 0:
-            expires_at_ms = min(now_ms + request.retention_ms, INT64_MAX)
-        codes: list[ErrorCode] = []
         taken_bytes = self._groups.tally.total.offsets_bytes
-        for offset in request.offsets:
-            metadata = offset.metadata or ""
-            if len(metadata.encode()) > self._metadata_bytes_max:
-                codes.append(ErrorCode.OFFSET_METADATA_TOO_LARGE)
+        if gone or taken_bytes + commit.size_bytes_max > self._offsets_bytes_max:
+            codes = self._commit_codes(commit, gone)
+            if codes != commit.codes:
+                commit = commit.only_where(codes)
+        if commit.records:
+            turn.commit = commit
+        turn.answer_when_stored(
+            token, CodesReply(ErrorCode.NONE, commit.codes), _codes_otherwise(commit.codes)
+        )
+
+    def _commit_codes(
+        self, commit: PreparedCommit, gone: AbstractSet[TopicName]
+    ) -> tuple[ErrorCode, ...]:
+        """Look at each offset, where topics are gone or what offsets may take is nearly taken."""
+        request = commit.request
+        taken_bytes = self._groups.tally.total.offsets_bytes
+        codes: list[ErrorCode] = []
+        for offset, code in zip(request.offsets, commit.codes, strict=True):
+            if code is not ErrorCode.NONE:
+                codes.append(code)
                 continue
-            value = OffsetCommitValue(
-                offset.offset,
-                offset.leader_epoch,
-                metadata,
-                now_ms,
-                expires_at_ms,
-                offset.topic_id,
-            )
+            if offset.topic in gone:
+                codes.append(request.unknown_topic_code)
+                continue
             before = self._groups.offsets.fetch(request.group_id, offset.topic, offset.partition)
-            grown_bytes = offset_size_bytes(value) - offset_size_bytes(before)
+            grown_bytes = size_bytes_with(offset.metadata or "") - offset_size_bytes(before)
             if grown_bytes > 0 and taken_bytes + grown_bytes > self._offsets_bytes_max:
                 codes.append(ErrorCode.INVALID_COMMIT_OFFSET_SIZE)
                 continue
             taken_bytes += grown_bytes
             codes.append(ErrorCode.NONE)
-            key = OffsetCommitKey(request.group_id, offset.topic, offset.partition)
-            turn.write(key, value)
-        turn.answer_when_stored(
-            token, CodesReply(ErrorCode.NONE, tuple(codes)), _codes_otherwise(codes)
-        )
+        return tuple(codes)
 
     def _commit_fault(self, request: CommitOffsets, group: ClassicGroup | None) -> ErrorCode:
         if group is None:

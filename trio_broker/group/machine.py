@@ -36,7 +36,6 @@ from trio_broker.errors import ErrorCode
 from trio_broker.group.classic_group import GroupState
 from trio_broker.group.commands import (
     CodesReply,
-    CommitOffsets,
     GroupDecision,
     GroupDescription,
     GroupListing,
@@ -66,10 +65,12 @@ from trio_broker.names import ZERO_TOPIC_ID, TopicName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from uuid import UUID
 
     from trio_broker.config import GroupConfig, LimitsConfig
     from trio_broker.group.classic_group import Tally
+    from trio_broker.group.prepared_commit import PreparedCommit
     from trio_broker.group.schemas import CoordinatorRecord, OffsetCommitValue
 
 #: What ListGroups calls groups of this protocol.
@@ -98,7 +99,6 @@ class GroupMachine:
         self._commits = Commits(
             self._groups,
             self._membership,
-            metadata_bytes_max=limits.offset_metadata_bytes_max,
             offsets_bytes_max=limits.offsets_bytes_max,
             retention_ms=config.offsets_retention_ms,
         )
@@ -235,14 +235,28 @@ class GroupMachine:
         return self._decide(turn)
 
     # --- offsets --------------------------------------------------------------------------------
-    def commit(self, token: object, request: CommitOffsets, now: Now) -> GroupDecision:
-        """Decide an OffsetCommit request; the reply is a `CodesReply`, always with all codes."""
+    def commit(
+        self,
+        token: object,
+        commit: PreparedCommit,
+        now: Now,
+        *,
+        gone: AbstractSet[TopicName] = frozenset(),
+    ) -> GroupDecision:
+        """Decide an OffsetCommit request; the reply is a `CodesReply`, always with all codes.
+
+        Args:
+            token: for the reply.
+            commit: the request. It may have been prepared long before.
+            now: the time.
+            gone: topics of it that were deleted meanwhile.
+        """
         turn = Turn(now)
         if self._closed_code:
-            codes = (self._closed_code,) * len(request.offsets)
+            codes = (self._closed_code,) * len(commit.request.offsets)
             turn.answer(token, CodesReply(ErrorCode.NONE, codes))
         else:
-            self._commits.commit(turn, token, request)
+            self._commits.commit(turn, token, commit, gone)
         return self._decide(turn)
 
     def delete_offsets(
@@ -376,6 +390,8 @@ class GroupMachine:
     def _settle(self, decision: GroupDecision, code: ErrorCode, now: Now) -> GroupDecision:
         turn = Turn(now)
         self._groups.end(decision.changes, stored=code is ErrorCode.NONE)
+        if decision.commit is not None:
+            self._groups.end_commit(decision.commit, stored=code is ErrorCode.NONE)
         for effect in decision.effects:
             if isinstance(effect, Answer):
                 reply = effect.otherwise(code) if code else effect.response
@@ -387,14 +403,19 @@ class GroupMachine:
         return self._decide(turn)
 
     def _decide(self, turn: Turn) -> GroupDecision:
+        commit = turn.commit
         self._groups.begin(turn.changes)
+        if commit is not None:
+            self._groups.begin_commit(commit)
         for group in turn.touched:
             self._groups.forget_if_nothing(group)
+        records = tuple(map(encode_change, turn.changes)) if commit is None else commit.records
         return GroupDecision(
-            records=tuple(map(encode_change, turn.changes)),
+            records=records,
             replies=tuple(turn.replies),
             wake_at_ms=self._timers.next_ms(),
             notes=tuple(turn.notes),
             changes=tuple(turn.changes),
+            commit=commit,
             effects=tuple(turn.effects),
         )

@@ -45,9 +45,14 @@ class OffsetToCommit(NamedTuple):
 _OFFSET_BYTES = 400
 
 
+def size_bytes_with(metadata: str) -> int:
+    """Return about how much memory an offset takes that is committed with these words."""
+    return _OFFSET_BYTES + len(metadata)
+
+
 def offset_size_bytes(value: OffsetCommitValue | None) -> int:
     """Return about how much memory a committed offset takes; None: there is none."""
-    return 0 if value is None else _OFFSET_BYTES + len(value.metadata)
+    return 0 if value is None else size_bytes_with(value.metadata)
 
 
 class CommittedOffsets:
@@ -83,6 +88,27 @@ class CommittedOffsets:
             self._groups[group_id].pop(topic, None)
             if not self._groups[group_id]:
                 del self._groups[group_id]
+        return grown_bytes
+
+    def apply_commit(
+        self, group_id: str, values: Mapping[TopicName, Mapping[int, OffsetCommitValue]]
+    ) -> int:
+        """Take in all offsets of a commit that is in the log; there is at least one.
+
+        Returns:
+            How many bytes more are taken.
+        """
+        group = self._groups.setdefault(group_id, {})
+        grown_bytes = 0
+        for topic, new in values.items():
+            known = group.setdefault(topic, {})
+            for partition, value in new.items():
+                before = known.get(partition)
+                if before is None:
+                    grown_bytes += _OFFSET_BYTES + len(value.metadata)
+                else:
+                    grown_bytes += len(value.metadata) - len(before.metadata)
+            known.update(new)
         return grown_bytes
 
     def fetch(

@@ -25,6 +25,7 @@ from trio_broker.group.schemas import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from trio_broker.group.prepared_commit import PreparedCommit
     from trio_broker.group.turn import Change
 
 
@@ -104,6 +105,29 @@ class Groups:
             if stored:
                 self.apply(key, value)
             self.forget_if_nothing(group)
+
+    def begin_commit(self, commit: PreparedCommit) -> None:
+        """Remember offsets that are on their way into the log."""
+        group = self.get_or_create(commit.request.group_id)
+        group.changes_under_way += len(commit.places)
+        group.offsets_under_way.update(commit.places)
+
+    def end_commit(self, commit: PreparedCommit, *, stored: bool) -> None:
+        """Take in offsets of `begin_commit` that are in the log now, or know that they are not."""
+        group = self._groups[commit.request.group_id]
+        group.changes_under_way -= len(commit.places)
+        under_way = group.offsets_under_way
+        if not group.changes_under_way:
+            under_way.clear()  # which takes no time, unlike to count down each of thousands
+        else:
+            for place in commit.places:
+                under_way[place] -= 1
+                if not under_way[place]:
+                    del under_way[place]
+        if stored:
+            grown_bytes = self.offsets.apply_commit(group.group_id, commit.values)
+            self.tally.add(offsets_bytes=grown_bytes)
+        self.forget_if_nothing(group)
 
     def apply(
         self,

@@ -112,13 +112,17 @@ def encode_offset_commit_key(group_id: str, topic: str, partition: int) -> bytes
     Raises:
         ValueError: a name is longer than 32,767 bytes.
     """
+    return encode_offset_commit_key_start(group_id, topic) + INT32.pack(partition)
+
+
+def encode_offset_commit_key_start(group_id: str, topic: str) -> bytes:
+    """Encode what the keys of a topic's partitions begin with; the partition follows, int32.
+
+    Raises:
+        ValueError: a name is longer than 32,767 bytes.
+    """
     return b"".join(
-        (
-            INT16.pack(_OFFSET_COMMIT_KEY_VERSION),
-            encode_string(group_id),
-            encode_string(topic),
-            INT32.pack(partition),
-        )
+        (INT16.pack(_OFFSET_COMMIT_KEY_VERSION), encode_string(group_id), encode_string(topic))
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trio_broker.group.commands import Now, Response
     from trio_broker.group.group_metadata import GroupMetadata
     from trio_broker.group.members import Member
+    from trio_broker.group.prepared_commit import PreparedCommit
     from trio_broker.group.schemas import GroupMetadataKey, OffsetCommitKey, OffsetCommitValue
 
 
@@ -66,17 +67,19 @@ class Turn:
         replies: to send whatever becomes of the records.
         notes: for the log.
         changes: to store, in this order.
+        commit: offsets to store; then there are no changes besides.
         effects: for when they are stored.
         touched: groups of which nothing may be left, to be forgotten then.
     """
 
-    __slots__ = ("changes", "effects", "notes", "now", "replies", "touched")
+    __slots__ = ("changes", "commit", "effects", "notes", "now", "replies", "touched")
 
     def __init__(self, now: Now) -> None:
         self.now = now
         self.replies: list[Reply] = []
         self.notes: list[Note] = []
         self.changes: list[Change] = []
+        self.commit: PreparedCommit | None = None
         self.effects: list[Effect] = []
         self.touched: list[ClassicGroup] = []
 
@@ -100,7 +103,7 @@ class Turn:
         self, token: object, response: Response, otherwise: Callable[[ErrorCode], Response]
     ) -> None:
         """Answer once the records of this turn are stored; at once if there are none."""
-        if self.changes:
+        if self.changes or self.commit is not None:
             self.effects.append(Answer(token, response, otherwise))
         else:
             self.answer(token, response)

@@ -110,7 +110,60 @@ def build_batch(
     if not records:
         raise ValueError("a batch needs at least one record")
     base_timestamp = records[0].timestamp_ms
-    section = _encode_records(records, base_timestamp)
+    return wrap_records(
+        encode_records(records, base_timestamp),
+        len(records),
+        base_timestamp_ms=base_timestamp,
+        max_timestamp_ms=max([record.timestamp_ms for record in records]),
+        base_offset=base_offset,
+        leader_epoch=leader_epoch,
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        base_sequence=base_sequence,
+        compression=compression,
+        transactional=transactional,
+        control=control,
+        timestamp_type=timestamp_type,
+    )
+
+
+def wrap_records(
+    section: bytes,
+    count: int,
+    *,
+    base_timestamp_ms: int,
+    max_timestamp_ms: int,
+    base_offset: int = 0,
+    leader_epoch: int = -1,
+    producer_id: int = NO_PRODUCER_ID,
+    producer_epoch: int = NO_PRODUCER_EPOCH,
+    base_sequence: int = NO_SEQUENCE,
+    compression: Compression = Compression.NONE,
+    transactional: bool = False,
+    control: bool = False,
+    timestamp_type: TimestampType = TimestampType.CREATE_TIME,
+) -> bytes:
+    """Make a batch of records that are encoded already, but not compressed.
+
+    Args:
+        section: what `encode_records` has made, the parts behind one another.
+        count: how many records these are, at least one.
+        base_timestamp_ms: that they were encoded with.
+        max_timestamp_ms: the largest of them.
+        base_offset: see `build_batch` for this and all others.
+        leader_epoch: see there.
+        producer_id: see there.
+        producer_epoch: see there.
+        base_sequence: see there.
+        compression: see there.
+        transactional: see there.
+        control: see there.
+        timestamp_type: see there.
+
+    Raises:
+        ValueError: a field does not fit the format.
+        CodecUnavailable: the codec's library is not installed.
+    """
     if compression is not Compression.NONE:
         section = compress(section, compression)
     attributes = int(compression)
@@ -126,13 +179,13 @@ def build_batch(
     try:
         checked = _CHECKED_STRUCT.pack(
             attributes,
-            len(records) - 1,
-            base_timestamp,
-            max([record.timestamp_ms for record in records]),
+            count - 1,
+            base_timestamp_ms,
+            max_timestamp_ms,
             producer_id,
             producer_epoch,
             base_sequence,
-            len(records),
+            count,
         )
         crc = crc32c(section, crc32c(checked))
         head = _HEAD_STRUCT.pack(base_offset, length, leader_epoch, MAGIC, crc)
@@ -141,13 +194,22 @@ def build_batch(
     return b"".join((head, checked, section))
 
 
-def _encode_records(records: Sequence[Record], base_timestamp: int) -> bytes:
-    """Return the records section, not compressed."""
+def encode_records(
+    records: Sequence[Record], base_timestamp: int, *, first_offset_delta: int = 0
+) -> bytes:
+    """Return the records section of a batch, or a part of it, not compressed.
+
+    Args:
+        records: in order.
+        base_timestamp: of the batch, milliseconds since 1970.
+        first_offset_delta: how many records of the batch come before these.
+    """
     parts: list[bytes] = []
     append = parts.append
     join = b"".join
     varint = encode_varint
-    for offset_delta, (key, value, headers, timestamp_ms, _) in enumerate(records):
+    numbered = enumerate(records, first_offset_delta)
+    for offset_delta, (key, value, headers, timestamp_ms, _) in numbered:
         body = join(
             (
                 _RECORD_ATTRIBUTES,

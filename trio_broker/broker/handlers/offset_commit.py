@@ -1,32 +1,35 @@
 """OffsetCommit (key 8), versions 2 to 10: remember how far a group has read.
 
 Members of a group commit with its generation; clients that assign partitions themselves commit
-with generation -1 and no member id. Answered when the offsets are durable.
+with generation -1 and no member id. Answered when the offsets are durable. However many there are,
+they are decided about at one moment, and are there together or not at all.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
+from trio_broker.broker.large_answers import Described
 from trio_broker.errors import ErrorCode
-from trio_broker.group.commands import CommitOffsets
+from trio_broker.group.commands import TOPIC_ID_VERSION, CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
-from trio_broker.names import TopicName
 from trio_broker.wire.messages.offset_commit import (
     OffsetCommitRequest,
-    OffsetCommitRequestTopic,
+    OffsetCommitRequestPartition,
     OffsetCommitResponse,
     OffsetCommitResponsePartition,
     OffsetCommitResponseTopic,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
-    from trio_broker.broker.topics import RoutedTopic
 
-#: From this version on topics are named by id.
-TOPIC_ID_VERSION = 10
+#: Codes of the partitions of a topic, and which of them.
+_Place: TypeAlias = "tuple[list[ErrorCode], int]"
 
 
 async def handle(
@@ -34,27 +37,7 @@ async def handle(
 ) -> OffsetCommitResponse:
     """Commit every partition that exists; answer a code for each."""
     del session
-    codes: dict[tuple[int, int], ErrorCode] = {}
-    places: list[tuple[int, int]] = []
-    offsets: list[OffsetToCommit] = []
-    for topic_index, topic in enumerate(request.topics):
-        routed, unknown = _route(state, topic, by_id=version >= TOPIC_ID_VERSION)
-        for partition_index, partition in enumerate(topic.partitions):
-            place = (topic_index, partition_index)
-            if routed is None or routed.replica(partition.partition_index) is None:
-                codes[place] = unknown
-                continue
-            places.append(place)
-            offsets.append(
-                OffsetToCommit(
-                    TopicName(routed.name),
-                    partition.partition_index,
-                    partition.committed_offset,
-                    partition.committed_leader_epoch,
-                    partition.committed_metadata,
-                    routed.topic_id,
-                )
-            )
+    codes, places, offsets = await state.large_answers.collect(_collect(state, version, request))
     if offsets:
         results = await state.coordinator.commit(
             CommitOffsets(
@@ -67,31 +50,65 @@ async def handle(
                 api_version=version,
             )
         )
-        codes.update(zip(places, results, strict=True))
+        for (topic_codes, index), code in zip(places, results, strict=True):
+            topic_codes[index] = code
     return OffsetCommitResponse(
         topics=[
             OffsetCommitResponseTopic(
                 name=topic.name,
                 topic_id=topic.topic_id,
-                partitions=[
-                    OffsetCommitResponsePartition(
-                        partition_index=partition.partition_index,
-                        error_code=codes[topic_index, partition_index],
-                    )
-                    for partition_index, partition in enumerate(topic.partitions)
-                ],
+                partitions=Described(
+                    range(len(topic.partitions)), partial(_describe, topic.partitions, topic_codes)
+                ),
             )
-            for topic_index, topic in enumerate(request.topics)
+            for topic, topic_codes in zip(request.topics, codes, strict=True)
         ]
     )
 
 
-def _route(
-    state: BrokerState, topic: OffsetCommitRequestTopic, *, by_id: bool
-) -> tuple[RoutedTopic | None, ErrorCode]:
-    if by_id:
-        routed = state.router.by_id.get(topic.topic_id)
-        return routed, (
-            ErrorCode.UNKNOWN_TOPIC_ID if routed is None else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        )
-    return state.router.by_name.get(topic.name), ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+def _collect(
+    state: BrokerState, version: int, request: OffsetCommitRequest
+) -> Generator[None, None, tuple[list[list[ErrorCode]], list[_Place], list[OffsetToCommit]]]:
+    """Look for each partition; return codes by topic, and what is to be committed where.
+
+    The codes are those of partitions that do not exist; all others get theirs later.
+    """
+    codes: list[list[ErrorCode]] = []
+    places: list[_Place] = []
+    offsets: list[OffsetToCommit] = []
+    by_id = version >= TOPIC_ID_VERSION
+    for topic in request.topics:
+        router = state.router
+        routed = router.by_id.get(topic.topic_id) if by_id else router.by_name.get(topic.name)
+        topic_codes: list[ErrorCode] = []
+        codes.append(topic_codes)
+        for index, partition in enumerate(topic.partitions):
+            # A topic may be deleted between two partitions.
+            is_known = routed is not None and routed.routable
+            topic_codes.append(
+                ErrorCode.UNKNOWN_TOPIC_ID
+                if by_id and not is_known
+                else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+            )
+            if routed is not None and routed.replica(partition.partition_index) is not None:
+                places.append((topic_codes, index))
+                offsets.append(
+                    OffsetToCommit(
+                        routed.name,
+                        partition.partition_index,
+                        partition.committed_offset,
+                        partition.committed_leader_epoch,
+                        partition.committed_metadata,
+                        routed.topic_id,
+                    )
+                )
+            yield
+    return codes, places, offsets
+
+
+def _describe(
+    partitions: Sequence[OffsetCommitRequestPartition], codes: Sequence[ErrorCode], index: int
+) -> OffsetCommitResponsePartition:
+    return OffsetCommitResponsePartition(
+        partition_index=partitions[index].partition_index, error_code=codes[index]
+    )
