@@ -41,10 +41,6 @@ logger = logging.getLogger("trio_broker.connection")
 SEND_PIECE_BYTES = 1024 * 1024
 #: Whether a client is still there is not asked before its request has taken so long.
 _PARKED_SECONDS = 1.0
-#: A connection lets others run after this many bytes of requests.
-FAIRNESS_BYTES = 256 * 1024
-
-
 #: What each connection may hold of the requests that it receives without counting it. Idle ones
 #: must not use the pool up: there can be `network.connections_max` of them.
 BUFFER_BYTES = 64 * 1024
@@ -184,7 +180,6 @@ class Connection:
         splitter = self._splitter
         network = self._state.config.network
         memory = self._state.request_memory
-        handled_bytes = 0
         held_up_seconds = 0.0  # by ourselves, while the frame that is arriving waited for memory
         with self._intake_scope:
             while not self._is_draining():
@@ -202,7 +197,6 @@ class Connection:
                 count = await self._receive()
                 if count == 0:
                     return
-                handled_bytes += count
                 while (frame := splitter.next_frame()) is not None:
                     await self._handle(frame)
                     if self.session.muted_until:
@@ -212,9 +206,6 @@ class Connection:
                 if splitter.partial_since is None:
                     memory.finished(self)
                 self._state.flusher.flush()
-                if handled_bytes >= FAIRNESS_BYTES:
-                    handled_bytes = 0
-                    await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _wait_for_memory(self) -> float:
         """Stop reading until there is room for more; return the seconds that took."""

@@ -4,9 +4,10 @@ Owned by a connection's loop (broker and client), which receives straight into `
 places hold bytes:
 
 - a small buffer that grows to 64 KiB where a peer fills it, and holds any number of small frames;
-- for a frame above 32 KiB that is not complete yet, a buffer of its own with exactly its size, so
-  that its records are never copied again. Where no such buffer is left from earlier frames, it
-  grows with the bytes that have really arrived: a claimed size costs nothing.
+- for a frame above 32 KiB that is not complete yet, a buffer of its own, so that its records are
+  never copied again. Where no such buffer is left from earlier frames, it grows with the bytes that
+  have really arrived: a claimed size costs nothing. It has some room behind the frame, where the
+  beginning of the next one may arrive with the end of this one; that goes to the small buffer.
 
 Nobody writes where somebody still looks: a frame handed out ends its life at the next
 `writable()`, and if slices of it are still alive then, the buffer is left to them and replaced.
@@ -31,6 +32,9 @@ OWN_BUFFER_BYTES_MIN = 32 * _KIB
 #: A buffer claimed before anything has arrived is at most this large: memory that the C library
 #: gives out again is not untouched, so what a client merely claims must stay small.
 _CLAIM_BYTES_MAX = 64 * _KIB
+#: Room behind a frame in a buffer of its own. A peer that sends one large frame after another is
+#: then read from half as often: the next size is known when a frame is complete.
+_ROOM_BEHIND_BYTES = 4 * _KIB
 #: By how much a buffer that is full of received bytes grows.
 _GROWTH = 4
 _SIZE_BYTES = 4
@@ -136,7 +140,7 @@ class FrameSplitter:
         if own is not None:
             if self._own_filled == len(own):
                 own = self._grow_own(own)
-            return own[self._own_filled :]
+            return own[self._own_filled : self._own_frame_bytes + _ROOM_BEHIND_BYTES]
         self._make_room()
         return memoryview(self._buffer)[self._end :]
 
@@ -152,6 +156,9 @@ class FrameSplitter:
             self.partial_since = now
         if self._own is not None:
             self._own_filled += byte_count
+            behind_bytes = self._own_filled - self._own_frame_bytes
+            if behind_bytes > 0:
+                self._keep_behind(self._own, behind_bytes)
             return
         self._end += byte_count
         if self._end == len(self._buffer) and self._wanted_bytes < _BUFFER_BYTES_MAX:
@@ -172,7 +179,7 @@ class FrameSplitter:
                 return None
             self._own = None
             self.frame_is_owned = True
-            self.partial_since = None
+            self.partial_since = None if self._start == self._end else self._last_received
             frame = own[: self._own_frame_bytes]
             self._frames.append(frame)
             return frame
@@ -222,7 +229,7 @@ class FrameSplitter:
         filled = self._end - start
         own = None
         if self._buffers is not None:
-            own = self._buffers.reuse(frame_bytes)
+            own = self._buffers.reuse(frame_bytes + _ROOM_BEHIND_BYTES)
         if own is None:
             own = self._allocate(frame_bytes, max(_CLAIM_BYTES_MAX, _GROWTH * filled))
         own[:filled] = memoryview(self._buffer)[start : self._end]
@@ -230,6 +237,15 @@ class FrameSplitter:
         self._own_filled = filled
         self._own_frame_bytes = frame_bytes
         self._start = self._end = 0
+
+    def _keep_behind(self, own: memoryview, byte_count: int) -> None:
+        """Put what has arrived behind a big frame into the small buffer, which is empty."""
+        self._wanted_bytes = max(self._wanted_bytes, _ROOM_BEHIND_BYTES)
+        self._make_room()
+        frame_end = self._own_frame_bytes
+        self._buffer[:byte_count] = own[frame_end : frame_end + byte_count]
+        self._end = byte_count
+        self._own_filled = frame_end
 
     def _grow_own(self, own: memoryview) -> memoryview:
         """Enlarge a buffer that is full of received bytes."""
@@ -244,8 +260,8 @@ class FrameSplitter:
             return _allocate(byte_count_max)
         made = None
         if self._buffers is not None:
-            made = self._buffers.make(frame_bytes)
-        return made or _allocate(frame_bytes)
+            made = self._buffers.make(frame_bytes + _ROOM_BEHIND_BYTES)
+        return made or _allocate(frame_bytes + _ROOM_BEHIND_BYTES)
 
 
 def _check_size(size: int, limit: int) -> None:
