@@ -202,6 +202,9 @@ class StorageConfig(Checked):
     durability: Durability = _described(Durability.FSYNC, help="default mode of topics")
     shards_per_log_dir: int = _bounded(2, 1, 64, help="writers, each with a thread, per log dir")
     commit_bytes_max: int = _bounded(8 * MIB, 64 * KIB, GIB, help="bytes in one group commit")
+    reserve_bytes_max: int = _bounded(
+        8 * MIB, 0, GIB, help="room on the disk set aside behind each log that grows fast; 0: none"
+    )
     write_queue_bytes_max: int = _bounded(64 * MIB, MIB, GIB, help="bytes queued per shard")
     flush_interval_ms: int = _bounded(
         100, 1, 60_000, help="durability=interval: flush, before anything else, at this age"

@@ -89,6 +89,29 @@ def test_truncate_cuts_and_extends(file: File) -> None:
     assert file.read_at(0, 10) == b"ab\0\0!"
 
 
+def test_room_set_aside_changes_nothing_that_can_be_read(
+    machine: Machine, fs: FileSystem, file: File
+) -> None:
+    file.write_at(0, [b"abc"])
+    assert 3 <= file.reserved_end < 100_000  # a filesystem gives whole blocks
+    file.reserve(1_000_000)
+    assert (file.size, file.reserved_end) == (3, 1_000_000)
+    assert file.read_at(0, 10) == b"abc"
+    info = fs.stat(machine.path("data"))
+    assert info is not None
+    assert info.size_bytes == 3
+    file.reserve(2)  # is there already
+    file.write_at(3, [b"def"])
+    file.sync()
+    assert file.read_at(0, 10) == b"abcdef"
+    other = fs.open(machine.path("data"), OWNER)
+    assert other.size == 6
+    other.close()
+    file.truncate(6)
+    assert (file.size, file.reserved_end) == (6, 6)
+    assert file.read_at(0, 10) == b"abcdef"
+
+
 def test_what_is_in_memory_is_what_is_read(file: File) -> None:
     file.write_at(0, [b"abcdef"])
     for offset, length in [(0, 6), (2, 2), (4, 10), (6, 10)]:
@@ -111,6 +134,7 @@ def test_a_closed_file_refuses_everything(file: File) -> None:
         lambda: file.write_at(0, [b"x"]),
         lambda: file.read_at(0, 1),
         lambda: file.truncate(0),
+        lambda: file.reserve(100),
         file.sync,
     ]
     for call in calls:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trio_broker.errors import LogDirInUse, StuckIO
-from trio_broker.host import jobs
+from trio_broker.host import files, jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,47 @@ def test_reads_return_what_was_written(file: RealFile) -> None:
     assert file.size == 4
     assert file.read_at(0, 10) == b"abcd"
     file.sync()
+
+
+def blocks_bytes(path: Path) -> int:
+    return 512 * path.stat().st_blocks
+
+
+def test_room_is_taken_from_the_disk_and_given_back(
+    fs: RealFileSystem, tmp_path: Path, file: RealFile
+) -> None:
+    path = tmp_path / "data"
+    file.write_at(0, [b"abc"])
+    file.reserve(4_000_000)
+    if blocks_bytes(path) < 4_000_000:
+        pytest.skip("this filesystem sets no room aside")
+    assert path.stat().st_size == 3
+    again = fs.open(str(path), "test")  # as after a restart
+    assert again.reserved_end >= 4_000_000
+    again.truncate(3)
+    assert blocks_bytes(path) < 100_000
+    again.close()
+    assert path.read_bytes() == b"abc"
+
+
+def test_room_that_is_not_to_be_had_is_asked_for_once(
+    file: RealFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(*arguments: int) -> int:
+        asked.append(arguments[1:])
+        return -1
+
+    monkeypatch.setattr(files, "_load_fallocate", lambda: refuse)
+    file.write_at(0, [b"abc"])
+    file.reserve(4_000_000)
+    assert asked == [(1, 3, 4_000_000 - 3)]
+    assert (file.size, file.reserved_end) == (3, 4_000_000)
+    assert blocks_bytes(tmp_path / "data") < 100_000
+    monkeypatch.setattr(files, "_load_fallocate", lambda: None)  # a system without it
+    file.reserve(5_000_000)
+    assert file.write_at(3, [b"def"]) == 3
 
 
 def test_one_call_reads_on_after_a_short_read(

@@ -74,6 +74,7 @@ class Bench:
         self.settings = SETTINGS
         self.now_ms = NOW_MS
         self.leader_epoch = 0
+        self.reserve_bytes = 0
         self._log: Log | None = None
 
     def __enter__(self) -> Self:
@@ -129,7 +130,12 @@ class Bench:
     def append(self, *batches: BatchToAppend) -> list[Any]:
         """Append in one group commit and return the outcomes; a failure is raised."""
         log = self.log
-        plan = log.plan_append(batches, now_ms=self.now_ms, leader_epoch=self.leader_epoch)
+        plan = log.plan_append(
+            batches,
+            now_ms=self.now_ms,
+            leader_epoch=self.leader_epoch,
+            reserve_bytes=self.reserve_bytes,
+        )
         try:
             run_inline(log.append_job(plan, sync=self.syncs))
         except Exception:

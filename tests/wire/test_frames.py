@@ -75,7 +75,7 @@ def test_any_split_gives_the_same_frames(contents: list[bytes], sizes: list[int]
     assert splitter.partial_bytes == 0
 
 
-def test_big_frame_gets_a_buffer_of_exactly_its_size() -> None:
+def test_big_frame_has_a_buffer_of_its_own() -> None:
     splitter = FrameSplitter(MIB, MIB)
     frame = framed(b"\x00\x00" + b"a" * 60 * KIB)
     first = splitter.writable()
@@ -83,12 +83,36 @@ def test_big_frame_gets_a_buffer_of_exactly_its_size() -> None:
     splitter.received(100)
     assert splitter.next_frame() is None
     rest = splitter.writable()
-    assert len(rest) == len(frame) - 100  # nothing of the next frame can end up behind it
-    rest[:] = frame[100:]
-    splitter.received(len(rest))
+    assert len(rest) == len(frame) - 100 + 4 * KIB  # some room for what comes behind it
+    missing = len(frame) - 100
+    rest[:missing] = frame[100:]
+    splitter.received(missing)
     got = splitter.next_frame()
     assert got == frame[4:]
     assert splitter.frame_is_owned
+
+
+def test_what_comes_behind_a_big_frame_is_received_with_its_end() -> None:
+    """So one large frame after another takes one wake-up each, not two."""
+    pool = BufferPool()
+    made = [pool.make(310 * KIB) for _ in range(5)]
+    del made  # memory to be used again, so that nothing has to grow
+    splitter = FrameSplitter(MIB, MIB, pool)
+    big = framed(b"\x00\x00" + b"a" * 300 * KIB)
+    small = framed(b"\x00\x12" + b"b" * 50)
+    feed(splitter, big[:100], [100])
+    kept = []
+    for _ in range(3):
+        target = splitter.writable()
+        stream = big[100:] + small * 2 + big[:100]
+        target[: len(stream)] = stream
+        splitter.received(len(stream), now=7.0)
+        del target
+        while (frame := splitter.next_frame()) is not None:
+            kept.append(frame[:])  # nobody writes where somebody still looks
+        assert (splitter.partial_since, splitter.partial_bytes) == (7.0, 100)
+        assert splitter.expected_bytes == len(big) - 100
+    assert kept == [big[4:], small[4:], small[4:]] * 3
 
 
 @given(

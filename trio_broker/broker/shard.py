@@ -180,28 +180,36 @@ class Shard(ShardUpkeep):
                 self._nursery = None  # it takes nobody in any more once its tasks have ended
 
     async def _write_forever(self) -> None:
+        has_waited = False  # for the lane, so that others have had their turn
         while True:
-            await self._wait_for_work()
+            if not (has_waited and self._queue):
+                await self._wait_for_work()
             await self.log_dir.keeper.wait_for_room()
             try:
                 self.changes.acquire_nowait()  # to wait for a free lock is a turn of the event loop
             except trio.WouldBlock:
                 await self.changes.acquire()
             try:
-                await self._do_work()
+                has_waited = await self._do_work()
             finally:
                 self.changes.release()
 
-    async def _do_work(self) -> None:
-        """Do what is due; the caller holds `changes`."""
+    async def _do_work(self) -> bool:
+        """Do what is due; the caller holds `changes`.
+
+        Returns:
+            Whether a commit has waited for the lane.
+        """
+        has_waited = False
         if self._flush_is_due():
             for replica in list(self._unflushed):
                 await self.attempt(replica, self._flush)
         if self._queue:
-            await self._commit(self._take())
+            has_waited = await self._commit(self._take())
         while self._checkpoints_due:
             replica, _ = self._checkpoints_due.popitem()
             await self.attempt(replica, self._checkpoint)
+        return has_waited
 
     async def _wait_for_work(self) -> None:
         """Park until a batch is queued or a flush is due."""
@@ -243,8 +251,12 @@ class Shard(ShardUpkeep):
 
     # A commit.
 
-    async def _commit(self, slots: list[AppendSlot], is_over: IsOver = never_over) -> None:
-        """Store batches and resolve their slots, whatever happens."""
+    async def _commit(self, slots: list[AppendSlot], is_over: IsOver = never_over) -> bool:
+        """Store batches and resolve their slots, whatever happens.
+
+        Returns:
+            Whether there was anything to store, and so a wait for the lane.
+        """
         commits: list[PlannedCommit] = []
         results: list[Exception | None] = []
         cause: str | None = None
@@ -265,6 +277,7 @@ class Shard(ShardUpkeep):
                 # Only a cancelled or stuck commit leaves any: no one may wait for ever.
                 slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
             self._flusher.flush()
+        return bool(commits)
 
     def _plan(self, slots: list[AppendSlot]) -> list[PlannedCommit]:
         by_replica: dict[Replica, list[AppendSlot]] = {}
@@ -300,6 +313,7 @@ class Shard(ShardUpkeep):
             now_ms=self.now_ms(),
             leader_epoch=replica.leader_epoch,
             segment_bytes_max=keeper.segment_bytes_max if replica.topic.rolls_early else INT32_MAX,
+            reserve_bytes=keeper.reserve_bytes,
         )
         sync = replica.topic.durability is Durability.FSYNC
         commits.append(PlannedCommit(replica, slots, plan, sync=sync))

@@ -57,6 +57,7 @@ class SpaceKeeper:
         refusal: why produce is refused, for the error message; None if it is not.
         segment_bytes_max: where segments roll that may have to give way.
         commit_bytes_max: how much one group commit may carry.
+        reserve_bytes: how much room each log may have set aside for it; 0 while none is known of.
     """
 
     def __init__(self, log_dir: LogDir, state: BrokerState) -> None:
@@ -67,6 +68,7 @@ class SpaceKeeper:
         self.refusal: str | None = None
         self.segment_bytes_max = INT32_MAX
         self.commit_bytes_max = storage.commit_bytes_max
+        self.reserve_bytes = 0
         self._log_dir = log_dir
         self._state = state
         self._configured_bytes = storage.bytes_max
@@ -145,6 +147,13 @@ class SpaceKeeper:
         self.commit_bytes_max = min(
             self._state.config.storage.commit_bytes_max,
             pressure.commit_bytes(space.total_bytes, len(self._log_dir.shards)),
+        )
+        is_low = self._log_dir.health.state is not DiskState.OK
+        logs = sum(len(shard.replicas) for shard in self._log_dir.shards)
+        self.reserve_bytes = (
+            0
+            if is_low
+            else pressure.reserve_bytes(space, logs, self._state.config.storage.reserve_bytes_max)
         )
         if self._configured_bytes < 0:
             limit_bytes = pressure.default_bytes_max(space.total_bytes)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Unit of st_blocks (stat(3type)), whatever the filesystem's own is.
+_BLOCK_BYTES = 512
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _NO_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -101,6 +103,7 @@ class RealFileSystem:
                 owner,
                 descriptor,
                 size=found.st_size,
+                reserved_end=found.st_blocks * _BLOCK_BYTES,
                 device=found.st_dev,
                 opened_at=time.time(),
                 ledger=self._ledger,

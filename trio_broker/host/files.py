@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import logging
 import mmap
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from trio_broker.buffers import BUFFER_SIZES_BYTES
 from trio_broker.errors import StuckIO
@@ -48,6 +49,8 @@ _SAYS_NOTHING_OF_THE_DISK = _UNKNOWN_HERE | {
     errno.ENOSPC,
     errno.EDQUOT,
 }
+#: Linux: FALLOC_FL_KEEP_SIZE.
+_KEEP_SIZE = 1
 _HAS_VECTORED_WRITE = hasattr(os, "pwritev")
 
 
@@ -99,6 +102,32 @@ def _ask_whether_it_failed(descriptor: int) -> None:
             raise
 
 
+@functools.cache
+def _load_fallocate() -> Callable[[int, int, int, int], int] | None:
+    """Return fallocate(2), which the standard library has without its flags only."""
+    if sys.platform != "linux" or sys.maxsize < 1 << 32:  # off_t has 64 bits
+        return None
+    import ctypes  # here, since only busy servers need it
+
+    try:
+        function = ctypes.CDLL(None).fallocate
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    function.restype = ctypes.c_int
+    return cast("Callable[[int, int, int, int], int]", function)
+
+
+def reserve_room(descriptor: int, offset: int, size_bytes: int) -> None:
+    """Set room aside on the disk for a part of a file, whose length stays as it is.
+
+    Without a word where that fails: whoever writes there learns what is wrong with the disk.
+    """
+    fallocate = _load_fallocate()
+    if fallocate is not None:
+        fallocate(descriptor, _KEEP_SIZE, offset, size_bytes)
+
+
 class RealFile:
     """An open file; the terms are those of `interface.File`.
 
@@ -124,6 +153,7 @@ class RealFile:
         "_is_closed",
         "_is_stuck",
         "_is_tainted",
+        "_reserved_end",
     )
 
     def __init__(
@@ -133,6 +163,7 @@ class RealFile:
         opened: OpenedDescriptor,
         *,
         size: int,
+        reserved_end: int,
         device: int,
         opened_at: float,
         ledger: FileLedger,
@@ -145,6 +176,7 @@ class RealFile:
             owner: see the attributes.
             opened: closed by this object from now on.
             size: see the attributes.
+            reserved_end: up to where there may be room on the disk already.
             device: the filesystem (st_dev).
             opened_at: see the attributes.
             ledger: where this file is entered until its descriptor is gone.
@@ -164,6 +196,7 @@ class RealFile:
         self._is_closed = False
         self._is_stuck = False
         self._is_tainted = False
+        self._reserved_end = reserved_end
         ledger.add(self)
 
     def __repr__(self) -> str:
@@ -180,6 +213,11 @@ class RealFile:
     def is_spare(self) -> bool:
         """Whether it has a spare descriptor, and so must be closed soon."""
         return self._opened.is_spare
+
+    @property
+    def reserved_end(self) -> int:
+        """Up to where the file has room on the disk, as far as is known; at least `size`."""
+        return max(self.size, self._reserved_end)
 
     @property
     def is_in_call(self) -> bool:
@@ -269,7 +307,18 @@ class RealFile:
             os.ftruncate(descriptor, size)
         finally:
             self._end()
-        self.size = size
+        self.size = self._reserved_end = size
+
+    def reserve(self, end: int) -> None:
+        """Set room aside up to `end`, if the system knows how and has it."""
+        if end <= self.size:
+            return
+        descriptor = self._begin()
+        try:
+            reserve_room(descriptor, self.size, end - self.size)
+        finally:
+            self._end()
+        self._reserved_end = end  # or it is not to be had, and need not be asked for again
 
     def allocate(self, size: int) -> None:
         """Make the file `size` bytes long, with room on the disk for all of them."""

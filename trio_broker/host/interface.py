@@ -130,6 +130,20 @@ class File(Protocol):
     def allocate(self, size: int) -> None:
         """Make the file `size` bytes long, filled with zeros, with room on the disk for all."""
 
+    @property
+    def reserved_end(self) -> int:
+        """Up to where the file is known to have room on the disk: `size`, or more by `reserve`.
+
+        Never a system call.
+        """
+
+    def reserve(self, end: int) -> None:
+        """Set room aside on the disk up to byte `end`; the file ends where it did.
+
+        A hint, for who will soon write there: where it is not possible nothing happens. `truncate`
+        gives the room back, `close` does not.
+        """
+
     def sync(self) -> None:
         """Make everything written so far durable (fdatasync).
 
@@ -274,6 +288,8 @@ class Stream(Protocol):
         With `expected_bytes` the caller says that fewer than these are of no use to it yet (the
         rest of a frame). The stream may wait until it has a good part of them, and may return
         sooner: an end or a fault of the connection is never waited out.
+
+        Lets other tasks run in any case, so who does nothing else in between keeps nobody waiting.
 
         Cancellation: nothing was received. Raises trio.BrokenResourceError, ClosedResourceError.
         """

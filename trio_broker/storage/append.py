@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from trio_broker.storage.segment import Segment
 
 
+#: Logs that are written in pieces of at least this size have room set aside for them.
+RESERVING_WRITE_BYTES_MIN = 64 * 1024
+
+
 class BatchToAppend(NamedTuple):
     """A validated batch on its way into a log.
 
@@ -95,6 +99,7 @@ class SegmentWrite:
         buffers: the bytes.
         batches: the batches they make up.
         first_timestamp: the segment's, with this write.
+        reserves: the job has asked for room behind it.
     """
 
     __slots__ = (
@@ -104,6 +109,7 @@ class SegmentWrite:
         "file",
         "first_timestamp",
         "keeps_file",
+        "reserves",
         "segment",
         "size_bytes",
         "start",
@@ -114,6 +120,7 @@ class SegmentWrite:
         self.file = file
         self.creates = creates
         self.keeps_file = True
+        self.reserves = False
         self.start = segment.size_bytes
         self.size_bytes = 0
         self.buffers: list[Buffer] = []
@@ -147,6 +154,8 @@ class AppendPlan:
         all_durable: everything published before is durable.
         begins_log: the log has no segment yet.
         must_sync_names: the names of the replica's files may not be durable yet.
+        reserve_bytes: how much room to set aside behind what is written; 0: none.
+        segment_bytes: where segments end, so that none is set aside beyond.
         must_sync: sync in any case, because a file cannot stay open and a failed write must not
             go unnoticed.
         load_index: the active segment's index is not in memory and has to be loaded.
@@ -171,7 +180,9 @@ class AppendPlan:
         "now_ms",
         "opened",
         "outcomes",
+        "reserve_bytes",
         "reserved",
+        "segment_bytes",
         "size_bytes",
         "state",
         "sync_failed",
@@ -193,6 +204,8 @@ class AppendPlan:
         self.sync_failed = False
         self.is_synced = False
         self.unsynced: list[tuple[Segment, File | None]] = []
+        self.reserve_bytes = 0
+        self.segment_bytes = 0
         self.must_sync = False
         self.all_durable = False
         self.begins_log = False
@@ -274,6 +287,8 @@ def _write_all(
             # Durable in every mode: a log whose first segment is not there would seem to begin at
             # its second.
             yield from jobs.sync_directory(files.fs, files.directory)
+        if plan.reserve_bytes and write is plan.writes[-1]:
+            yield from _reserve(plan, write, file)
         yield from jobs.append_all(file, write.start, write.buffers)
     if sync:
         yield from jobs.sync(written[-1][1])
@@ -281,6 +296,14 @@ def _write_all(
         if plan.must_sync_names or has_new_name:
             yield from jobs.sync_directory(files.fs, files.directory)
     return sync
+
+
+def _reserve(plan: AppendPlan, write: SegmentWrite, file: File) -> Job[None]:
+    """Set room aside for a log that is written in large pieces, once for several of them."""
+    end = write.start + write.size_bytes
+    if write.size_bytes >= RESERVING_WRITE_BYTES_MIN and file.reserved_end < end:
+        write.reserves = True
+        yield file.reserve, (max(end, min(end + plan.reserve_bytes, plan.segment_bytes)),)
 
 
 def _open(

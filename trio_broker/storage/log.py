@@ -87,6 +87,7 @@ class Log(LogRetention):
         now_ms: int,
         leader_epoch: int,
         segment_bytes_max: int = INT32_MAX,
+        reserve_bytes: int = 0,
     ) -> AppendPlan:
         """Decide what becomes of each batch, and plan how to store those that are accepted.
 
@@ -96,6 +97,7 @@ class Log(LogRetention):
             now_ms: wall clock.
             leader_epoch: the epoch under which this broker leads.
             segment_bytes_max: segments roll at this size even if `segment.bytes` is larger.
+            reserve_bytes: room on the disk to set aside for what comes next, if this is large.
 
         Returns:
             A plan that must be published or abandoned before the next one is made.
@@ -108,6 +110,8 @@ class Log(LogRetention):
             plan.outcomes = [refusal] * len(batches)
             return plan
         active = self._row.active
+        plan.reserve_bytes = reserve_bytes
+        plan.segment_bytes = min(self.config.segment_bytes, segment_bytes_max)
         plan_batches(
             plan,
             batches,
@@ -116,7 +120,7 @@ class Log(LogRetention):
             log_end_offset=self.log_end_offset,
             config=self.config,
             producers=self.producers,
-            segment_bytes=min(self.config.segment_bytes, segment_bytes_max),
+            segment_bytes=plan.segment_bytes,
         )
         if plan.writes:
             self._prepare(plan)
@@ -217,6 +221,7 @@ class Log(LogRetention):
         segment.first_timestamp = write.first_timestamp
         segment.max_timestamp = max(segment.max_timestamp, index.max_timestamp)
         segment.modified_ms = plan.now_ms
+        segment.may_have_room = segment.may_have_room or write.reserves
         self._cache.count_index(segment)
 
     def abandon(self, plan: AppendPlan) -> None:

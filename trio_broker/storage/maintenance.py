@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from trio_broker.storage.retention import DeletionReason
     from trio_broker.storage.segment import LogPoint, Segment
 
+#: Less room than this behind a segment is no matter; it may be nothing but the end of a block.
+_ROOM_BYTES_MIN = 64 * 1024
+
 
 class FlushPlan(NamedTuple):
     """What makes everything up to `end` durable.
@@ -55,6 +58,8 @@ class CheckpointPlan(NamedTuple):
         state: to be written.
         producers: snapshot for `state.end`, None if there are no producers.
         indexes: index files to write: base offset, bytes covered, contents.
+        complete: segments that are never written again and may still have room on the disk that
+            was set aside for more: base offset, size in bytes.
         old_snapshots: offsets of snapshots that are not needed any more.
     """
 
@@ -62,6 +67,7 @@ class CheckpointPlan(NamedTuple):
     state: LogState
     producers: bytes | None
     indexes: Sequence[tuple[int, int, tuple[bytes, bytes]]]
+    complete: Sequence[tuple[int, int]]
     old_snapshots: Sequence[int]
 
 
@@ -156,6 +162,8 @@ def checkpoint_job(plan: CheckpointPlan) -> Job[CheckpointPlan]:
     yield from flush_job(plan.flush)
     for base_offset, _, payloads in plan.indexes:
         yield from write_index_files(files.fs, files.directory, files.owner, base_offset, payloads)
+    for base_offset, size_bytes in plan.complete:
+        yield from _give_room_back(files, base_offset, size_bytes)
     if plan.producers is not None:
         yield from write_snapshot(files, plan.state.end.offset, plan.producers)
     for offset in plan.old_snapshots:
@@ -163,6 +171,17 @@ def checkpoint_job(plan: CheckpointPlan) -> Job[CheckpointPlan]:
         yield from unlink_if_there(files.fs, path)
     yield from write_checkpoint(files, plan.state)
     return plan
+
+
+def _give_room_back(files: ReplicaFiles, base_offset: int, size_bytes: int) -> Job[None]:
+    """Give back what was set aside for a segment and has not come to use."""
+    path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
+    file = yield from jobs.open_file(files.fs, path, files.owner)
+    try:
+        if file.size == size_bytes and file.reserved_end - size_bytes >= _ROOM_BYTES_MIN:
+            yield file.truncate, (size_bytes,)
+    finally:
+        file.close()
 
 
 def delete_segments_job(plan: DeletionPlan) -> Job[DeletionPlan]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_broker.config import GIB, KIB
+from trio_broker.config import GIB, KIB, MIB
 from trio_broker.storage.disk_state import DEGRADED_SHARE, LOW_INODES, thresholds
 from trio_broker.storage.retention import newest_ms
 
@@ -40,6 +40,10 @@ FILES_PER_SEGMENT = 3
 #: A budget is cut into at least so many pieces of which one can give way.
 PIECES = 16
 PIECE_BYTES_MIN = 256 * KIB
+#: Room set aside for logs that grow fast (`storage.reserve_bytes_max` for each) is together at most
+#: this share of what is free on the disk; there is none where that comes to less than so much each.
+RESERVE_SHARE = 1 / 16
+RESERVE_BYTES_MIN = MIB
 #: Least that one group commit may carry.
 COMMIT_BYTES_MIN = 64 * KIB
 
@@ -189,6 +193,18 @@ def commit_bytes(total_bytes: int, shards: int) -> int:
     """
     gap_bytes = int(min(total_bytes, 10 * GIB) * (1 - DISK_SHARE - DEGRADED_SHARE))
     return max(COMMIT_BYTES_MIN, gap_bytes // (2 * shards))
+
+
+def reserve_bytes(space: Space, logs: int, most_bytes: int) -> int:
+    """Return how much room each log may have set aside for it.
+
+    Args:
+        space: of the disk.
+        logs: how many there are on it.
+        most_bytes: the limit that is configured.
+    """
+    each_bytes = int(space.free_bytes * RESERVE_SHARE) // max(logs, 1)
+    return min(each_bytes, most_bytes) if each_bytes >= RESERVE_BYTES_MIN else 0
 
 
 def refusal(used_bytes: int, limit_bytes: int, scope: str) -> str:

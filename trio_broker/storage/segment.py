@@ -67,6 +67,7 @@ class Segment:
         pins: operations under way that need `file` and `index` to stay.
         holds_unsynced: closing its file now would lose the report of a failed write (durability
             `interval`).
+        may_have_room: room on the disk may have been set aside behind its bytes (`File.reserve`).
         is_dropped: it no longer belongs to an open log, so nothing may be opened for it.
     """
 
@@ -80,6 +81,7 @@ class Segment:
         "indexed_bytes",
         "is_dropped",
         "max_timestamp",
+        "may_have_room",
         "modified_ms",
         "pins",
         "size_bytes",
@@ -97,6 +99,7 @@ class Segment:
         self.file: File | None = None
         self.pins = 0
         self.holds_unsynced = False
+        self.may_have_room = False
         self.is_dropped = False
 
     def __repr__(self) -> str:

@@ -45,6 +45,8 @@ class SegmentRow:
         self._segments = list(segments)
         self._bases = [segment.base_offset for segment in segments]
         self.active = segments[-1] if segments else None
+        if self.active is not None:
+            self.active.may_have_room = True  # an earlier process may have been ended at any time
         self.end_offset = end_offset
         self.size_bytes = sum(segment.size_bytes for segment in segments)
         self.appended_bytes = 0

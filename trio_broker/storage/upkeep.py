@@ -354,8 +354,14 @@ class LogUpkeep:
             for segment in segments
             if segment.index is not None and segment.indexed_bytes < segment.size_bytes
         ]
+        complete = [
+            (segment.base_offset, segment.size_bytes)
+            for segment in segments
+            if segment.may_have_room and segment is not self._row.active
+        ]
         snapshots = sorted({*self._snapshot_offsets, end.offset})
-        return CheckpointPlan(flush, state, producers, indexes, snapshots[:-_SNAPSHOTS_KEPT])
+        old_snapshots = snapshots[:-_SNAPSHOTS_KEPT]
+        return CheckpointPlan(flush, state, producers, indexes, complete, old_snapshots)
 
     def mark_checkpointed(self, plan: CheckpointPlan) -> None:
         """Take over what `checkpoint_job` returned."""
@@ -365,6 +371,8 @@ class LogUpkeep:
         written = {base_offset: size_bytes for base_offset, size_bytes, _ in plan.indexes}
         for segment in self._row.all:
             segment.indexed_bytes = written.get(segment.base_offset, segment.indexed_bytes)
+            if segment.may_have_room and (segment.base_offset, segment.size_bytes) in plan.complete:
+                segment.may_have_room = False
         written_segments = plan.state.segments
         has_rolled = (
             bool(written_segments)

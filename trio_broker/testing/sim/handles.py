@@ -125,7 +125,17 @@ class SimFile:
                 raise os_error(errno.EINVAL, self._path)
             operation.raise_error()
             self.fs.resize(self._inode, size, self._path)
-            self._size = size
+            self._size = self._inode.reserved_end = size
+
+    @property
+    def reserved_end(self) -> int:
+        """Up to where room was wanted; at least `size`."""
+        return max(self._size, self._inode.reserved_end)
+
+    def reserve(self, end: int) -> None:
+        """Take note of what is wanted; a simulated disk gives no room before it is used."""
+        with self._operation("reserve"):
+            self._inode.reserved_end = max(self._inode.reserved_end, end)
 
     def allocate(self, size: int) -> None:
         """Make the file longer by writing zeros, all of them or none."""

@@ -53,6 +53,7 @@ class Inode:
         pending: changes since the last sync.
         links: names it has now.
         opens: open handles; the space is given back when links and opens are both 0.
+        reserved_end: up to where room was wanted (`File.reserve`); no block is taken for that.
         next_write_error: errno that the next write meets, 0 for none.
         is_recorded: `durable` and `pending` are kept, for a power cut.
         unwritable: blocks that a failed sync has lost: what is written there again will not reach
@@ -68,6 +69,7 @@ class Inode:
         "next_write_error",
         "opens",
         "pending",
+        "reserved_end",
         "unwritable",
     )
 
@@ -80,6 +82,7 @@ class Inode:
         self.pending: list[PendingWrite | PendingCut] = []
         self.links = 0
         self.opens = 0
+        self.reserved_end = 0
         self.modified_ms = modified_ms
         self.next_write_error = 0
         self.unwritable: set[int] = set()
