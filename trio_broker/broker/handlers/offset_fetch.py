@@ -7,7 +7,7 @@ pieces the answer is made in.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
@@ -26,7 +26,7 @@ from trio_broker.wire.messages.offset_fetch import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from uuid import UUID
 
     from trio_broker.broker.session import Session
@@ -74,7 +74,8 @@ async def handle(
             )
             for topic in request.topics
         ]
-    return OffsetFetchResponse(topics=await state.large_answers.collect(_old_topics(found)))
+    making = _topics(found, _old_topic, OffsetFetchResponsePartition)
+    return OffsetFetchResponse(topics=await state.large_answers.collect(making))
 
 
 class _Asked:
@@ -144,14 +145,27 @@ def _look_up(state: BrokerState, group_id: str, name: str, indexes: Sequence[int
     return _Found(name, None if routed is None else routed.topic_id, indexes, wanted)
 
 
-def _old_topics(found: Sequence[_Found]) -> Generator[None, None, list[OffsetFetchResponseTopic]]:
+#: What one request is answered with, and what several are: the same fields, by other names.
+_Topic = TypeVar("_Topic", OffsetFetchResponseTopic, OffsetFetchResponseTopics)
+
+
+def _topics(
+    found: Sequence[_Found | _Topic],
+    make_topic: Callable[..., _Topic],
+    make_partition: Callable[..., OffsetFetchResponsePartition | OffsetFetchResponsePartitions],
+) -> Generator[None, None, list[_Topic]]:
+    """Make the answer for each topic that has none yet; yields after each partition."""
     topics = []
     for topic in found:
+        if not isinstance(topic, _Found):
+            topics.append(topic)
+            yield
+            continue
         partitions = []
         for index in topic.indexes:
             offset = topic.offset(index)
             partitions.append(
-                OffsetFetchResponsePartition(
+                make_partition(
                     partition_index=index,
                     committed_offset=NO_OFFSET if offset is None else offset.offset,
                     committed_leader_epoch=NO_EPOCH if offset is None else offset.leader_epoch,
@@ -160,8 +174,21 @@ def _old_topics(found: Sequence[_Found]) -> Generator[None, None, list[OffsetFet
                 )
             )
             yield
-        topics.append(OffsetFetchResponseTopic(name=topic.name, partitions=partitions))
+        topics.append(make_topic(topic, partitions))
     return topics
+
+
+def _old_topic(
+    found: _Found, partitions: list[OffsetFetchResponsePartition]
+) -> OffsetFetchResponseTopic:
+    return OffsetFetchResponseTopic(name=found.name, partitions=partitions)
+
+
+def _new_topic(
+    found: _Found, partitions: list[OffsetFetchResponsePartitions]
+) -> OffsetFetchResponseTopics:
+    topic_id = found.topic_id or ZERO_TOPIC_ID
+    return OffsetFetchResponseTopics(name=found.name, topic_id=topic_id, partitions=partitions)
 
 
 def _refused_topic(topic: OffsetFetchRequestTopic, code: ErrorCode) -> OffsetFetchResponseTopic:
@@ -203,37 +230,9 @@ async def _answer_group(
                 continue
             name = routed.name
         found.append(_look_up(state, group.group_id, name, indexes))
-    topics = await state.large_answers.collect(_topics(found))
+    making = _topics(found, _new_topic, OffsetFetchResponsePartitions)
+    topics = await state.large_answers.collect(making)
     return OffsetFetchResponseGroup(group_id=group.group_id, topics=topics)
-
-
-def _topics(
-    found: Sequence[_Found | OffsetFetchResponseTopics],
-) -> Generator[None, None, list[OffsetFetchResponseTopics]]:
-    topics = []
-    for topic in found:
-        if isinstance(topic, OffsetFetchResponseTopics):
-            topics.append(topic)
-            yield
-            continue
-        partitions = []
-        for index in topic.indexes:
-            offset = topic.offset(index)
-            partitions.append(
-                OffsetFetchResponsePartitions(
-                    partition_index=index,
-                    committed_offset=NO_OFFSET if offset is None else offset.offset,
-                    committed_leader_epoch=NO_EPOCH if offset is None else offset.leader_epoch,
-                    metadata="" if offset is None else offset.metadata,
-                    error_code=ErrorCode.NONE,
-                )
-            )
-            yield
-        topic_id = topic.topic_id or ZERO_TOPIC_ID
-        topics.append(
-            OffsetFetchResponseTopics(name=topic.name, topic_id=topic_id, partitions=partitions)
-        )
-    return topics
 
 
 def _unknown_topic(topic_id: UUID, indexes: Sequence[int]) -> OffsetFetchResponseTopics:
