@@ -285,6 +285,7 @@ class BrokerTree:
                     ("offsets housekeeping", partial(shorten_offsets_logs, state)),
                     ("group coordinator", state.coordinator.run),
                     ("leak watch", LeakWatch(state).run),
+                    ("topic news", state.controller.news.run),
                 ]
                 if has_real_time():
                     tasks.append(("loop lag", state.loop_lag.run))

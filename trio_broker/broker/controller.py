@@ -21,7 +21,7 @@ from uuid import UUID
 import trio
 
 from trio_broker.broker.replica_work import Failure, Reconciler, ReplicaWork, Work
-from trio_broker.broker.topic_news import tell_of_deletions, tell_of_new_partitions
+from trio_broker.broker.topic_news import TopicNews
 from trio_broker.cluster.store import MetadataStore, OutcomeUnknown, StoreUnavailable
 from trio_broker.errors import (
     BrokerClosed,
@@ -86,6 +86,7 @@ class Controller:
 
     Attributes:
         image: the newest metadata committed.
+        news: tells of topics that come and go.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Controller:
         excluded_directories: Callable[[bool], Collection[UUID]],
     ) -> None:
         self.image = image
+        self.news = TopicNews()
         self._store = store
         self._config = config
         self._work = ReplicaWork(supervisor, nursery)
@@ -472,7 +474,7 @@ class Controller:
             known = before.topics_by_id.get(topic_id)
             first = 0 if known is None else len(known.partitions)
             partitions += image.topics_by_id[topic_id].partitions[first:]
-        tell_of_new_partitions(before, image, topic_ids)
+        self.news.tell_of_new_partitions(before, image, topic_ids)
         return self._work.begin_start(image, partitions)
 
     def _begin_configure(self, _: MetadataImage, topic_ids: Sequence[TopicId]) -> Work:
@@ -484,7 +486,7 @@ class Controller:
         """Stop the replicas of topics whose deletion is committed."""
         topics = [before.topics_by_id[topic_id] for topic_id in topic_ids]
         partitions = [state for topic in topics for state in topic.partitions]
-        tell_of_deletions(before, topic_ids)
+        self.news.tell_of_deletions(before, topic_ids)
         return self._work.begin_stop(partitions, self.forget_deletions)
 
     def _begin_difference(self, before: MetadataImage) -> None:
