@@ -278,6 +278,10 @@ class CorruptLog(StorageError):
     """Acknowledged bytes of a log are damaged; nothing was truncated."""
 
 
+class LogMissing(CorruptLog):
+    """The directory of a log that was there is gone, and with it what was acknowledged."""
+
+
 class CorruptMetadata(StorageError):
     """What the metadata store holds is damaged or makes no sense; nothing was changed."""
 

@@ -88,6 +88,7 @@ def log_dir(path: str = "/data/logs", **changes: Any) -> LogDirStatistics:
     shard = ShardStatistics(
         index=0,
         replicas=1,
+        missing_replicas=0,
         queued_bytes=7,
         commits=8,
         committed_batches=9,

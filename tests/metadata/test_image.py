@@ -21,12 +21,15 @@ from tests.metadata.strategies import (
 from trio_broker.errors import CorruptMetadata, FormatTooNew
 from trio_broker.metadata.decisions import (
     CreationRules,
+    MorePartitions,
     NewTopic,
     StartedDirectory,
     TopicReference,
     allocate_producer_ids,
+    create_partitions,
     create_topics,
     delete_topics,
+    forget_creations,
     forget_deletions,
     start_broker,
 )
@@ -39,6 +42,8 @@ actions = st.one_of(
     st.tuples(st.just("create"), st.lists(new_topics, max_size=4), st.booleans()),
     st.tuples(st.just("delete"), st.lists(topic_names, max_size=3)),
     st.tuples(st.just("forget")),
+    st.tuples(st.just("made"), st.integers(1, 3)),
+    st.tuples(st.just("more"), st.integers(1, 3)),
     st.tuples(st.just("producer ids")),
     st.tuples(st.just("start"), st.integers(1, 3), st.booleans(), st.booleans()),
 )
@@ -66,6 +71,15 @@ def run(world, action) -> None:
             world.commit_steps(delete_topics(image, references).steps)
         case ("forget",):
             world.commit(forget_deletions(image, list(image.deletions)[:1]))
+        case ("made", most):
+            pending = [each for some in image.creations.values() for each in some]
+            world.commit(forget_creations(image, pending[:most]))
+        case ("more", added):
+            requests = [
+                MorePartitions(name=topic.name, count=len(topic.partitions) + added)
+                for topic in image.topics_by_name.values()
+            ]
+            world.commit_steps(create_partitions(image, requests, rules=CreationRules()).steps)
         case ("producer ids",):
             world.commit(allocate_producer_ids(image)[0])
         case ("start", shard_count, clean_a, clean_b):
@@ -87,6 +101,8 @@ def test_following_revisions_equals_starting_from_a_snapshot(chosen):
         assert before == copy  # an image never changes
         assert world.image == world.rebuilt_image()
         check_image(world.image)
+        # What is deleted is not created any more.
+        assert all(map(world.image.partition, world.image.being_created()))
 
 
 def check_image(image: MetadataImage) -> None:
@@ -114,6 +130,31 @@ def world_with_topic():
     world = world_with_brokers()
     run(world, ("create", [NewTopic(name="orders", partitions=2)], False))
     return world
+
+
+def test_new_partitions_are_still_to_be_made_until_that_is_forgotten():
+    world = world_with_topic()
+    [first] = world.image.creations[world.image.topics_by_name["orders"].topic_id]
+    run(world, ("more", 3))
+    topic_id = world.image.topics_by_name["orders"].topic_id
+    everything = {TopicPartition(topic_id, index) for index in range(5)}
+    assert world.image.being_created() == everything
+    world.commit(forget_creations(world.image, [first, first]))
+    assert world.image.being_created() == {TopicPartition(topic_id, index) for index in (2, 3, 4)}
+    assert forget_creations(world.image, [first]).operations == ()
+    [second] = world.image.creations[topic_id]
+    run(world, ("delete", ["orders"]))
+    assert not world.image.creations
+    assert forget_creations(world.image, [second]).operations == ()
+    assert world.image == world.rebuilt_image()
+
+
+def test_the_replicas_of_a_log_dir_are_named():
+    image = world_with_topic().image
+    topic_id = image.topics_by_name["orders"].topic_id
+    found = [list(image.replicas_in(BROKER, id_)) for id_ in (DIRECTORY_A, DIRECTORY_B)]
+    assert sorted(found) == [[TopicPartition(topic_id, 0)], [TopicPartition(topic_id, 1)]]
+    assert not list(image.replicas_in(1, DIRECTORY_A))
 
 
 def test_unknown_partitions_are_none():

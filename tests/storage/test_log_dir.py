@@ -121,6 +121,24 @@ def test_everything_found_is_sorted_out(disk: SimFileSystem) -> None:
     assert "holiday photos" not in directory.strays
 
 
+def test_what_an_operator_has_accepted_is_forgotten_once_the_directory_is_there(
+    disk: SimFileSystem,
+) -> None:
+    open_directory(disk, "/logs").release()
+    path = f"/logs/{paths.replica_name(TOPIC_PARTITION)}"
+    disk.open(path + paths.ACCEPT_LOSS_SUFFIX, "operator", create=True).close()
+    disk.sync_directory("/logs")
+    for _ in range(2):
+        directory = open_directory(disk, "/logs")
+        assert directory.accepted == {TOPIC_PARTITION}
+        assert not directory.strays
+        directory.release()
+    disk.make_directory(path)
+    directory = open_directory(disk, "/logs")
+    assert not directory.accepted
+    assert disk.stat(path + paths.ACCEPT_LOSS_SUFFIX) is None
+
+
 # --------------------------------------------------------------------------------- clean markers
 
 

@@ -46,6 +46,7 @@ class ShardHealth:
         stuck_seconds: how long the system call it is in has been running.
         is_running: False between a fault and the next start.
         offline: some of those replicas, and why each is offline.
+        missing: those whose directories have vanished, which wait for an operator.
     """
 
     index: int
@@ -55,6 +56,7 @@ class ShardHealth:
     stuck_seconds: float
     is_running: bool = True
     offline: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -177,6 +179,11 @@ def reasons(facts: HealthFacts) -> list[str]:
                 found.append(f"{name} has failed and will be started again")
             if shard.offline_replicas and log_dir.state != _DISK_FAILED:
                 found.append(f"{name}: {shard.offline_replicas} of {shard.replicas} offline")
+            if shard.missing:
+                more = len(shard.missing) - OFFLINE_SHOWN
+                named = ", ".join(shard.missing[:OFFLINE_SHOWN])
+                named += f" and {more} more" if more > 0 else ""
+                found.append(f"{name}: the directories of {named} have vanished, see the log")
     found += [
         f"{boundary} has failed and will be started again: {cause}"
         for boundary, cause in facts.down[:DOWN_SHOWN]
@@ -199,6 +206,7 @@ def _log_dir(log_dir: LogDirHealth) -> dict[str, Any]:
                 "index": shard.index,
                 "replicas": shard.replicas,
                 "offline_replicas": shard.offline_replicas,
+                "missing_replicas": len(shard.missing),
                 "restarts": shard.restarts,
                 "stuck_seconds": round(shard.stuck_seconds, 3),
                 "is_running": shard.is_running,

@@ -353,6 +353,12 @@ FAMILIES: Final = (
     _per_shard("commits_total", "counter", "Partitions' parts of group commits.", "commits"),
     _per_shard("batches_total", "counter", "Record batches committed.", "committed_batches"),
     _per_shard("bytes_total", "counter", "Bytes committed.", "committed_bytes"),
+    _per_shard(
+        "missing_replicas",
+        "gauge",
+        "Replicas whose directories have vanished: offline until an operator has decided.",
+        "missing_replicas",
+    ),
     _per_shard("running", "gauge", "0 between a fault and the next start, else 1.", "is_running"),
     _per_shard("restarts_total", "counter", "Restarts after a fault.", "restarts"),
     _per_shard(

@@ -213,6 +213,7 @@ class ShardStatistics:
     Attributes:
         index: its number in the log dir.
         replicas: how many it serves.
+        missing_replicas: how many of them are offline because their directories have vanished.
         queued_bytes: batches that wait for its next commit.
         commits: group commits written, counted once for each partition they concerned.
         committed_batches: batches in them.
@@ -224,6 +225,7 @@ class ShardStatistics:
 
     index: int
     replicas: int
+    missing_replicas: int
     queued_bytes: int
     commits: int
     committed_batches: int

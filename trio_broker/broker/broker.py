@@ -197,12 +197,15 @@ class BrokerTree:
         state.controller = controller
         state.phase = Phase.RECOVERING
         state.log_dirs = await stack.enter_async_context(open_log_dirs(state))
+        for log_dir in state.log_dirs:
+            log_dir.find_missing(controller.image)
         await controller.broker_started(
             [
                 StartedDirectory(
                     directory_id=log_dir.directory_id,
                     shard_count=len(log_dir.shards),
                     clean=log_dir.directory.was_clean,
+                    missing=frozenset(log_dir.missing),
                 )
                 for log_dir in state.log_dirs
             ]

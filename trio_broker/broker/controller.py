@@ -20,6 +20,7 @@ from uuid import UUID
 
 import trio
 
+from trio_broker.broker.made_replicas import MadeReplicas
 from trio_broker.broker.replica_work import Failure, Reconciler, ReplicaWork, Work
 from trio_broker.broker.topic_news import TopicNews
 from trio_broker.cluster.store import MetadataStore, OutcomeUnknown, StoreUnavailable
@@ -49,6 +50,7 @@ from trio_broker.metadata.decisions import (
     create_partitions,
     create_topics,
     delete_topics,
+    forget_creations,
     forget_deletions,
     start_broker,
 )
@@ -59,7 +61,12 @@ from trio_broker.names import INTERNAL_TOPIC_NAMES, BrokerId, TopicId
 if TYPE_CHECKING:
     from trio_broker.broker.supervise import Supervisor
     from trio_broker.config import BrokerConfig
-    from trio_broker.metadata.image import MetadataImage, PartitionState, PendingDeletion
+    from trio_broker.metadata.image import (
+        MetadataImage,
+        PartitionState,
+        PendingCreation,
+        PendingDeletion,
+    )
     from trio_broker.metadata.records import EndpointRecord
     from trio_broker.metadata.transaction import Transaction
 
@@ -105,6 +112,7 @@ class Controller:
         self._store = store
         self._config = config
         self._work = ReplicaWork(supervisor, nursery)
+        self._made = MadeReplicas(supervisor, nursery, self._forget_creations)
         self._new_topic_id = new_topic_id
         self._excluded_directories = excluded_directories
         self._deciding = trio.Lock()
@@ -305,6 +313,16 @@ class Controller:
             await self._commit_all(lambda image: [forget_deletions(image, topic_ids)])
         except StoreUnavailable as error:
             logger.warning("finished deletions are remembered until the next start: %s", error)
+
+    def note_made(self, creations: Collection[PendingCreation]) -> None:
+        """Take note, soon, that the directories of these new partitions are there, durably."""
+        self._made.note(creations)
+
+    async def _forget_creations(self, creations: Collection[PendingCreation]) -> None:
+        try:
+            await self._commit_all(lambda image: [forget_creations(image, creations)])
+        except StoreUnavailable as error:
+            logger.warning("new partitions count as new until the next start: %s", error)
 
     def go_on_deleting(self, deletion: PendingDeletion) -> None:
         """Move away, as soon as a disk lets them go, the files of a topic deleted before."""

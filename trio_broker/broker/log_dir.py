@@ -24,6 +24,7 @@ from trio_broker.broker.shard import Shard
 from trio_broker.broker.shard_jobs import GivenUp, never_over, stoppable
 from trio_broker.broker.space_keeper import SpaceKeeper
 from trio_broker.errors import AppendFailed, ErrorCode, StorageError
+from trio_broker.names import BrokerId
 from trio_broker.replication.producer_state import ProducerStateTable
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskHealth, DiskState, thresholds
@@ -67,6 +68,8 @@ class LogDir:
         guard: watches the disk.
         deleted: what is left of deleted replicas.
         deletions: says what retention takes away.
+        missing: replicas that had been here, and were gone when the broker was started.
+        unmade: replicas that were still to be made then.
         write_failures: writes that were refused by the system (full disk, EIO) and cut back.
         closed_cleanly: the clean marker has been written.
     """
@@ -77,6 +80,8 @@ class LogDir:
         self.directory = directory
         self.health = DiskHealth()
         self.disk_news = trio.Event()
+        self.missing: set[TopicPartition] = set()
+        self.unmade: set[TopicPartition] = set()
         self.write_failures = 0
         self.paced = PacedLog(logger)
         self.closed_cleanly = False
@@ -236,11 +241,42 @@ class LogDir:
 
     # Opening logs: called by shards, which run the jobs on their lanes.
 
+    def find_missing(self, image: MetadataImage) -> None:
+        """Find out which replicas had been here, and are not any more; once, before any is opened.
+
+        One had been here if the last stop, an orderly one, has closed its log with something in it,
+        or if the metadata does not say that it is still to be made.
+        """
+        found = set(self.directory.replicas)
+        being_created = image.being_created()
+        broker_id = BrokerId(self._state.config.node_id)
+        for replica in image.replicas_in(broker_id, self.directory_id):
+            if replica in found:
+                continue
+            summary = self.directory.take_summary(replica)
+            was_here = replica not in being_created if summary is None else summary.end_offset > 0
+            (self.missing if was_here else self.unmade).add(replica)
+
     def opening(self, replica: Replica) -> Job[Log]:
         """Open a log at the start: trusted if an orderly stop spoke of it, else recovered."""
-        summary = self.directory.take_summary(replica.topic_partition)
+        topic_partition = replica.topic_partition
+        if topic_partition in self.missing:
+            replica.may_be_made = topic_partition in self.directory.accepted
+            return self._open_missing(replica)
+        summary = self.directory.take_summary(topic_partition)
         replica.is_durable = summary is not None  # else a process may have been killed
         return self._open_job(replica, summary, is_durable=True)
+
+    def _open_missing(self, replica: Replica) -> Job[Log]:
+        """Make a log anew whose directory is gone, if an operator has accepted that."""
+        log = yield from self._open_job(replica, None, is_durable=True)
+        name = f"{replica.topic.name}-{replica.partition}"
+        logger.warning("%s begins anew: an operator has accepted that its records are lost", name)
+        try:
+            yield from self.directory.forget_accepted_job(replica.topic_partition)
+        except OSError as error:
+            logger.warning("%s: %s, tried again at the next start", name, error)
+        return log
 
     def creating(self, replica: Replica) -> Job[Log]:
         """Open the log of a new replica, whose directory `make_directories` has made."""
@@ -308,6 +344,7 @@ class LogDir:
             now_ms=self._state.host.wall.now_ms(),
             after_failed_sync=replica.after_failed_sync,
             is_durable=is_durable,
+            may_make=replica.may_be_made,
         )
 
     def new_producer_table(self) -> ProducerStateTable:

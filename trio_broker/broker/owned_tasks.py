@@ -29,6 +29,7 @@ OWNERS: Final = {
     "RealLane.serve": "lane",
     "SimLane.serve": "lane",
     "ReplicaWork._run": "controller",
+    "MadeReplicas._tell": "controller",
     "listeners._serve_client": "connection",
     "listeners.serve_stream": "connection",
     "Supervisor.absorb": "connection",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trio_broker.metadata.image import (
         MetadataImage,
         PartitionState,
+        PendingCreation,
         PendingDeletion,
         TopicState,
     )
@@ -62,6 +63,7 @@ class Reconciler:
             partition for topic in image.topics_by_name.values() for partition in topic.partitions
         ]
         await self._start(everything, fresh=False)
+        self._note_made(image.creations)
 
     async def finish_deletions(self) -> None:
         """Go on with deletions that the last stop interrupted; called once, at the start.
@@ -91,9 +93,29 @@ class Reconciler:
 
         A replica that cannot be opened is offline and answers KAFKA_STORAGE_ERROR.
         """
-        for topic_id in dict.fromkeys(partition.topic_id for partition in partitions):
+        topic_ids = dict.fromkeys(partition.topic_id for partition in partitions)
+        for topic_id in topic_ids:
             self._route(image.topics_by_id[topic_id])
         await self._start(partitions, fresh=True)
+        self._note_made(topic_ids)
+
+    def _note_made(self, topic_ids: Iterable[TopicId]) -> None:
+        """Let the metadata know which new partitions of these topics have directories by now.
+
+        Where one could not be made, which is tried on and on, it still says so until another start.
+        """
+        creations = self._state.controller.image.creations
+        pending = [creation for id_ in topic_ids for creation in creations.get(id_, ())]
+        self._state.controller.note_made([each for each in pending if self._is_made(each)])
+
+    def _is_made(self, creation: PendingCreation) -> bool:
+        routed = self._state.router.by_id.get(creation.topic_id)
+        if routed is None:
+            return False  # deleted meanwhile
+        return not any(
+            replica is None or replica.may_be_made
+            for replica in map(routed.replica, creation.partitions)
+        )
 
     async def stop_partitions(self, partitions: Sequence[PartitionState]) -> None:
         """Close the replicas of deleted partitions and move their directories out of the way.
@@ -258,6 +280,8 @@ class Reconciler:
                 topic_partition=partition.topic_partition,
                 leader_epoch=partition.leader_epoch,
             )
+            log_dir = shard.log_dir
+            replica.may_be_made = fresh or partition.topic_partition in log_dir.unmade
             routed.place(partition.partition, replica)
             by_shard.setdefault(shard, []).append(replica)
         async with trio.open_nursery() as nursery:

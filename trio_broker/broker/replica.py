@@ -83,6 +83,8 @@ class Replica:
             lie.
         is_durable: what is acknowledged is known to be on stable storage, as far as no log is open
             that would know.
+        may_be_made: its directory may be made if it is not there: nothing was ever stored in it.
+        is_missing: its directory was there, and is gone; an operator has to decide.
         cause: why it is offline, for the error message of refused requests.
         when_refusing: called when it goes offline or closes, after its queued batches are refused;
             must not raise and must not block.
@@ -102,7 +104,9 @@ class Replica:
         "cause",
         "closed_code",
         "is_durable",
+        "is_missing",
         "leader_epoch",
+        "may_be_made",
         "partition",
         "shard",
         "state",
@@ -133,6 +137,8 @@ class Replica:
         self._refused: ProducerStateTable | None = None  # while no log is open
         self.after_failed_sync = False
         self.is_durable = True
+        self.may_be_made = False
+        self.is_missing = False
         self.waiters: dict[FetchWaiter, None] = {}
         self.when_refusing: Callable[[], None] | None = None
         self._parked: trio.lowlevel.Task | None = None
@@ -294,6 +300,7 @@ class Replica:
         self.follow_topic()
         self.after_failed_sync = False
         self.is_durable = True  # or the log knows
+        self.may_be_made = self.is_missing = False
         self.state = ReplicaState.ONLINE
         self.cause = ""
 

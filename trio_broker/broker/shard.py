@@ -34,6 +34,7 @@ from trio_broker.errors import (
     AppendFailed,
     CorruptLog,
     ErrorCode,
+    LogMissing,
     StorageError,
     StuckIO,
     SyncFailed,
@@ -436,6 +437,7 @@ class Shard(ShardUpkeep):
         if isinstance(result, CorruptLog):
             # Acknowledged data is damaged: opening again would find the same.
             logger.error("%s stays offline: %s", replica, result)
+            replica.is_missing = isinstance(result, LogMissing)
             replica.go_offline(str(result))
         elif isinstance(result, GivenUp):
             replica.go_offline(str(result))

@@ -319,6 +319,7 @@ def _log_dir(state: BrokerState, log_dir: LogDir) -> LogDirStatistics:
             ShardStatistics(
                 index=index,
                 replicas=len(shard.replicas),
+                missing_replicas=len(_missing(shard)),
                 queued_bytes=shard.queued_bytes,
                 commits=shard.commits,
                 committed_batches=shard.committed_batches,
@@ -362,7 +363,12 @@ def _shard_health(state: BrokerState, index: int, shard: Shard) -> ShardHealth:
             (f"{replica.topic.name}-{replica.partition}", _printable(replica.cause))
             for replica in offline[:OFFLINE_SHOWN]
         ),
+        missing=tuple(f"{replica.topic.name}-{replica.partition}" for replica in _missing(shard)),
     )
+
+
+def _missing(shard: Shard) -> list[Replica]:
+    return [replica for replica in shard.replicas.values() if replica.is_missing]
 
 
 def _printable(path: str) -> str:

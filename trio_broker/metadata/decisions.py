@@ -10,7 +10,7 @@ under one name. Called by `trio_broker.broker.controller`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from trio_broker.metadata.config_alteration import (
     alter_topics,
 )
 from trio_broker.metadata.image import BrokerState, MetadataImage, PartitionState
+from trio_broker.metadata.new_partitions import forget_creations
 from trio_broker.metadata.partition_creation import (
     CreatePartitionsResult,
     MorePartitions,
@@ -57,7 +58,7 @@ from trio_broker.metadata.topic_deletion import (
     forget_deletions,
 )
 from trio_broker.metadata.transaction import Guard, Put, Transaction
-from trio_broker.names import BrokerId, LeaderEpoch
+from trio_broker.names import BrokerId, LeaderEpoch, TopicPartition
 
 __all__ = [
     "PRODUCER_ID_BLOCK_SIZE",
@@ -83,6 +84,7 @@ __all__ = [
     "create_partitions",
     "create_topics",
     "delete_topics",
+    "forget_creations",
     "forget_deletions",
     "start_broker",
 ]
@@ -125,11 +127,13 @@ class StartedDirectory:
         directory_id: its persistent id.
         shard_count: number of shards it has in this run.
         clean: False if it was not closed in order, so that its logs may have lost their ends.
+        missing: replicas that had been in it, and are not there any more.
     """
 
     directory_id: UUID
     shard_count: int
     clean: bool
+    missing: Collection[TopicPartition] = ()
 
 
 def start_broker(
@@ -138,9 +142,9 @@ def start_broker(
     """Decide what changes when a broker has opened its log dirs.
 
     - The broker's record says which log dirs it has; only these take new replicas.
-    - The leader epoch of each partition that this broker leads from a log dir that is not clean
-      rises by one: records of the old epoch may be gone, and offsets given out again must be told
-      apart from them (KIP-101, KIP-320).
+    - The leader epoch of each partition that this broker leads from a log dir that is not clean,
+      or whose replica is missing there, rises by one: records of the old epoch may be gone, and
+      offsets given out again must be told apart from them (KIP-101, KIP-320).
     - Where the number of shards of a log dir changed, its replicas are dealt out anew.
 
     Committing only some of the steps is safe: the next start is unclean and decides again. Also
@@ -165,7 +169,8 @@ def start_broker(
             if replica is None or started is None:
                 continue
             changed = state
-            if not started.clean and state.leader == broker_id:
+            may_lack_records = not started.clean or state.topic_partition in started.missing
+            if may_lack_records and state.leader == broker_id:
                 changed = attrs.evolve(changed, leader_epoch=LeaderEpoch(state.leader_epoch + 1))
             if started.directory_id in next_shard:
                 shard_index = next_shard[started.directory_id] % started.shard_count

@@ -11,7 +11,7 @@ Made by the controller (which applies what it committed), read by every handler.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
@@ -26,12 +26,14 @@ from trio_broker.errors import ConfigError, CorruptMetadata, FormatTooNew
 from trio_broker.metadata.records import (
     BROKER_PREFIX,
     CLUSTER_KEY,
+    CREATION_PREFIX,
     DELETION_PREFIX,
     PARTITION_PREFIX,
     PRODUCER_IDS_KEY,
     TOPIC_PREFIX,
     BrokerRecord,
     ClusterRecord,
+    CreationRecord,
     DeletionRecord,
     DirectoryRecord,
     EndpointRecord,
@@ -160,6 +162,21 @@ class PendingDeletion:
     mod_revision: int
 
 
+@frozen
+class PendingCreation:
+    """New partitions of one topic, from `first` on, whose directories may not be there yet."""
+
+    topic_id: TopicId
+    first: int
+    count: int
+    mod_revision: int
+
+    @property
+    def partitions(self) -> range:
+        """Indexes of these partitions."""
+        return range(self.first, self.first + self.count)
+
+
 class ShardKey(NamedTuple):
     """One shard of one log dir of one broker, for counting what it holds."""
 
@@ -183,6 +200,7 @@ class MetadataImage:
         topics_by_collision_key: name of the topic that holds a `names.collision_key`.
         brokers: every broker that has ever registered.
         deletions: deleted topics whose replicas are not all gone.
+        creations: by topic, new partitions whose directories may not be there yet.
         replica_counts: number of replicas in each shard that has any.
         partition_count: number of partitions in the cluster.
     """
@@ -197,6 +215,7 @@ class MetadataImage:
     topics_by_collision_key: Mapping[str, TopicName] = field(factory=dict, repr=False)
     brokers: Mapping[BrokerId, BrokerState] = field(factory=dict, repr=False)
     deletions: Mapping[TopicId, PendingDeletion] = field(factory=dict, repr=False)
+    creations: Mapping[TopicId, tuple[PendingCreation, ...]] = field(factory=dict, repr=False)
     replica_counts: Mapping[ShardKey, int] = field(factory=dict, repr=False)
     partition_count: int = 0
 
@@ -206,6 +225,23 @@ class MetadataImage:
         if topic is None or not 0 <= topic_partition.partition < len(topic.partitions):
             return None
         return topic.partitions[topic_partition.partition]
+
+    def replicas_in(self, broker_id: BrokerId, directory_id: UUID) -> Iterator[TopicPartition]:
+        """Name the replicas that a broker keeps in one of its log dirs."""
+        for topic in self.topics_by_id.values():
+            for state in topic.partitions:
+                replica = state.replica_on(broker_id)
+                if replica is not None and replica.directory_id == directory_id:
+                    yield state.topic_partition
+
+    def being_created(self) -> set[TopicPartition]:
+        """Return the partitions whose directories may not have been made yet."""
+        return {
+            TopicPartition(creation.topic_id, partition)
+            for creations in self.creations.values()
+            for creation in creations
+            for partition in creation.partitions
+        }
 
     def apply(self, revision: Revision) -> MetadataImage:
         """Return the image after `revision`, which must be the next one.
@@ -260,6 +296,7 @@ class _Builder:
         self._changes: dict[str, object] = {}
         self._brokers: dict[BrokerId, BrokerState] | None = None
         self._deletions: dict[TopicId, PendingDeletion] | None = None
+        self._creations: dict[TopicId, tuple[PendingCreation, ...]] | None = None
         self._drafts: dict[TopicId, _TopicDraft] = {}
 
     def put(self, key: str, value: bytes, create_revision: int, mod_revision: int) -> None:
@@ -275,6 +312,12 @@ class _Builder:
             topic_id = _parse_uuid(key, key.removeprefix(DELETION_PREFIX))
             self._changed_deletions()[topic_id] = PendingDeletion(
                 topic_id, deletion.name, deletion.partitions, mod_revision
+            )
+        elif key.startswith(CREATION_PREFIX):
+            topic_id, first = _split_partition_key(key, CREATION_PREFIX)
+            count = decode_record(CreationRecord, key, value).count
+            self._change_creation(
+                topic_id, first, PendingCreation(topic_id, first, count, mod_revision)
             )
         elif key.startswith(BROKER_PREFIX):
             broker_id = BrokerId(_parse_number(key, key.removeprefix(BROKER_PREFIX)))
@@ -311,6 +354,8 @@ class _Builder:
         elif key.startswith(DELETION_PREFIX):
             topic_id = _parse_uuid(key, key.removeprefix(DELETION_PREFIX))
             self._changed_deletions().pop(topic_id, None)
+        elif key.startswith(CREATION_PREFIX):
+            self._change_creation(*_split_partition_key(key, CREATION_PREFIX), None)
         elif key.startswith(BROKER_PREFIX):
             broker_id = BrokerId(_parse_number(key, key.removeprefix(BROKER_PREFIX)))
             self._changed_brokers().pop(broker_id, None)
@@ -324,6 +369,8 @@ class _Builder:
             self._changes["brokers"] = self._brokers
         if self._deletions is not None:
             self._changes["deletions"] = self._deletions
+        if self._creations is not None:
+            self._changes["creations"] = self._creations
         if self._drafts:
             self._build_topics()
         return attrs.evolve(self._base, **self._changes)  # type: ignore[arg-type]
@@ -337,6 +384,18 @@ class _Builder:
         if self._deletions is None:
             self._deletions = dict(self._base.deletions)
         return self._deletions
+
+    def _change_creation(
+        self, topic_id: TopicId, first: int, creation: PendingCreation | None
+    ) -> None:
+        if self._creations is None:
+            self._creations = dict(self._base.creations)
+        others = [each for each in self._creations.get(topic_id, ()) if each.first != first]
+        pending = sorted([*others, *([creation] if creation else [])], key=attrgetter("first"))
+        if pending:
+            self._creations[topic_id] = tuple(pending)
+        else:
+            self._creations.pop(topic_id, None)
 
     def _draft(self, topic_id: TopicId) -> _TopicDraft:
         draft = self._drafts.get(topic_id)
@@ -462,8 +521,8 @@ def _count(counts: dict[ShardKey, int], partitions: Sequence[PartitionState], st
                 del counts[key]
 
 
-def _split_partition_key(key: str) -> tuple[TopicId, int]:
-    topic_id, _, partition = key.removeprefix(PARTITION_PREFIX).partition("/")
+def _split_partition_key(key: str, prefix: str = PARTITION_PREFIX) -> tuple[TopicId, int]:
+    topic_id, _, partition = key.removeprefix(prefix).partition("/")
     return _parse_uuid(key, topic_id), _parse_number(key, partition)
 
 

@@ -5,20 +5,22 @@ Pure; used by `topic_creation`, `partition_creation` and `config_alteration`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from trio_broker.config import LimitsConfig
 from trio_broker.errors import ErrorCode
-from trio_broker.metadata.image import MetadataImage
+from trio_broker.metadata.image import MetadataImage, PendingCreation
 from trio_broker.metadata.placement import Placement, Unplaceable
 from trio_broker.metadata.records import (
+    CreationRecord,
     IsrMember,
     PartitionRecord,
     ReplicaAssignment,
+    creation_key,
     encode_record,
     partition_key_prefix,
 )
-from trio_broker.metadata.transaction import Operation, Put
+from trio_broker.metadata.transaction import Delete, Guard, Operation, Put, Transaction
 from trio_broker.names import BrokerId, LeaderEpoch, TopicId
 
 #: Messages repeat what a client sent, which may be long.
@@ -107,6 +109,8 @@ def place_partitions(
 ) -> list[Operation]:
     """Place the replicas of new partitions, and return what is to be stored of them.
 
+    And that their directories are still to be made, see `forget_creations`.
+
     Args:
         image: where brokers are known.
         placement: chooses log dirs and shards.
@@ -140,7 +144,28 @@ def place_partitions(
             )
             value = values[id(replicas)] = encode_record(record)
         operations.append(Put(f"{prefix}{partition}", value))
+    creation = CreationRecord(count=len(broker_lists))
+    operations.append(Put(creation_key(topic_id, first), encode_record(creation)))
     return operations
+
+
+def forget_creations(image: MetadataImage, made: Collection[PendingCreation]) -> Transaction:
+    """Decide that the directories of new partitions are there; what is forgotten is ignored.
+
+    Args:
+        image: the newest metadata known.
+        made: which.
+    """
+    found = [
+        creation
+        for creation in dict.fromkeys(made)
+        if creation in image.creations.get(creation.topic_id, ())
+    ]
+    keys = [creation_key(creation.topic_id, creation.first) for creation in found]
+    return Transaction(
+        tuple(Guard(key, each.mod_revision) for key, each in zip(keys, found, strict=True)),
+        tuple(map(Delete, keys)),
+    )
 
 
 def _all_in_sync(

@@ -34,6 +34,7 @@ BROKER_PREFIX = "brokers/known/"
 TOPIC_PREFIX = "topics/"
 PARTITION_PREFIX = "parts/"
 DELETION_PREFIX = "deletions/"
+CREATION_PREFIX = "creations/"
 
 
 def broker_key(broker_id: BrokerId) -> str:
@@ -59,6 +60,14 @@ def partition_key_prefix(topic_id: TopicId) -> str:
 def deletion_key(topic_id: TopicId) -> str:
     """Return the key that says which files of a deleted topic may still exist."""
     return f"{DELETION_PREFIX}{topic_id}"
+
+
+def creation_key(topic_id: TopicId, first: int) -> str:
+    """Return the key that says which new partitions may have no directories yet.
+
+    Those that were decided together: `first` is the index of the first of them.
+    """
+    return f"{CREATION_PREFIX}{topic_id}/{first}"
 
 
 @frozen
@@ -182,6 +191,18 @@ class DeletionRecord:
 
 
 @frozen(kw_only=True)
+class CreationRecord:
+    """New partitions whose directories may not have been made yet (key `creation_key`).
+
+    Written with the partitions, removed once all their directories are there, durably: from then
+    on one that is missing has vanished, and with it what it had stored.
+    """
+
+    version: ClassVar[int] = 1
+    count: int = field(validator=ge(1))
+
+
+@frozen(kw_only=True)
 class ProducerIdsRecord:
     """The next producer id that no broker has taken (key `PRODUCER_IDS_KEY`)."""
 
@@ -196,6 +217,7 @@ R = TypeVar(
     TopicRecord,
     PartitionRecord,
     DeletionRecord,
+    CreationRecord,
     ProducerIdsRecord,
 )
 

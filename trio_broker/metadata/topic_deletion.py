@@ -17,6 +17,7 @@ from trio_broker.errors import ErrorCode
 from trio_broker.metadata.image import MetadataImage, PartitionState, TopicState
 from trio_broker.metadata.records import (
     DeletionRecord,
+    creation_key,
     deletion_key,
     encode_record,
     partition_key_prefix,
@@ -84,7 +85,7 @@ def delete_topics(
             assert refusal is not None, "an unknown topic is refused"
             results[identity] = result.failed(*refusal)
             continue
-        guards, operations = _deletion(topic)
+        guards, operations = _deletion(image, topic)
         steps.add(len(results), guards, operations)
         results[identity] = attrs.evolve(result, partitions=topic.partitions)
     return Decision(tuple(results.values()), steps.steps())
@@ -124,7 +125,7 @@ def _deletion_refusal(
     return None
 
 
-def _deletion(topic: TopicState) -> tuple[list[Guard], list[Operation]]:
+def _deletion(image: MetadataImage, topic: TopicState) -> tuple[list[Guard], list[Operation]]:
     record = DeletionRecord(
         name=topic.name, partitions=tuple(state.replicas for state in topic.partitions)
     )
@@ -134,6 +135,10 @@ def _deletion(topic: TopicState) -> tuple[list[Guard], list[Operation]]:
     ]
     prefix = partition_key_prefix(topic.topic_id)
     operations += [Delete(f"{prefix}{state.partition}") for state in topic.partitions]
+    operations += [
+        Delete(creation_key(creation.topic_id, creation.first))
+        for creation in image.creations.get(topic.topic_id, ())
+    ]
     return [Guard(topic_key(topic.name), topic.mod_revision)], operations
 
 

@@ -59,6 +59,7 @@ class LogDirectory:
         was_clean: an orderly stop came before.
         summaries: what that stop wrote down, by replica; each is good for one opening.
         replicas: replicas found.
+        accepted: replicas that are not there, and whose loss an operator has accepted.
         deleted: directory names of deleted replicas whose files are still to be removed.
         strays: names of anything else, which nobody may delete.
     """
@@ -69,6 +70,7 @@ class LogDirectory:
     was_clean: bool
     summaries: dict[TopicPartition, LogSummary]
     replicas: list[TopicPartition]
+    accepted: set[TopicPartition]
     deleted: list[str]
     strays: list[str]
     _lock: DirectoryLock = field(repr=False)
@@ -80,6 +82,17 @@ class LogDirectory:
     def take_summary(self, topic_partition: TopicPartition) -> LogSummary | None:
         """Return what the clean marker said of a replica, once: afterwards it is out of date."""
         return self.summaries.pop(topic_partition, None)
+
+    def forget_accepted_job(self, topic_partition: TopicPartition) -> Job[None]:
+        """Remove an operator's word that a replica may be made anew, now that it was.
+
+        Not synced: where the directory is, the next start removes it again.
+
+        Raises:
+            OSError: it is still there.
+        """
+        name = self.replica_path(topic_partition) + paths.ACCEPT_LOSS_SUFFIX
+        yield from unlink_if_there(self.fs, name)
 
     def make_replicas_job(
         self, replicas: Sequence[TopicPartition], *, sync: bool = True
@@ -231,6 +244,7 @@ def _open_locked(
 ) -> Job[LogDirectory]:
     names: list[str] = yield fs.list_directory, (path,)
     replicas, deleted, strays = [], [], []
+    accepted: set[TopicPartition] = set()
     for name in names:
         replica = paths.parse_replica_name(name)
         if replica is not None:
@@ -241,6 +255,10 @@ def _open_locked(
             name.removesuffix(paths.DELETED_SUFFIX)
         ):
             deleted.append(name)
+        elif name.endswith(paths.ACCEPT_LOSS_SUFFIX) and (
+            replica := paths.parse_replica_name(name.removesuffix(paths.ACCEPT_LOSS_SUFFIX))
+        ):
+            accepted.add(replica)
         elif name not in _KNOWN_NAMES:
             strays.append(name)
     if paths.META_NAME in names:
@@ -250,6 +268,10 @@ def _open_locked(
     else:
         directory_id = new_directory_id
         yield from _write_meta(fs, path, cluster_id, node_id, directory_id)
+    for replica in accepted.intersection(replicas):  # it was made, or was never away
+        accepted.remove(replica)
+        name = paths.replica_name(replica) + paths.ACCEPT_LOSS_SUFFIX
+        yield from unlink_if_there(fs, f"{path}/{name}")
     summaries = yield from _take_marker(fs, path)
     return LogDirectory(
         fs,
@@ -258,6 +280,7 @@ def _open_locked(
         summaries is not None,
         summaries or {},
         replicas,
+        accepted,
         deleted,
         strays,
         lock,

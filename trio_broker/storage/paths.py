@@ -36,6 +36,8 @@ CHECKPOINT_NAME = "checkpoint"
 SYNC_FAILED_NAME = "sync-failed"
 #: Put there by an operator who accepts that acknowledged records are lost after that.
 ACCEPT_LOSS_NAME = "accept-loss"
+#: The same, in the log dir, for a replica whose directory is gone: ends its name.
+ACCEPT_LOSS_SUFFIX = "." + ACCEPT_LOSS_NAME
 
 _REPLICA = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})-(0|[1-9][0-9]{0,9})\Z"

@@ -153,8 +153,9 @@ def open_log_job(
     now_ms: int,
     after_failed_sync: bool = False,
     is_durable: bool = False,
+    may_make: bool = True,
 ) -> Job[Log]:
-    """Open a replica's log, making its directory if there is none.
+    """Open a replica's log, making its directory if there is none and it may be made.
 
     Args:
         fs: the filesystem.
@@ -172,8 +173,11 @@ def open_log_job(
         is_durable: if there is a directory, its name is known to be durable, which saves an fsync
             for a log without data. So it is while a `LogDirectory` is open, for the replicas that
             it has found or made.
+        may_make: the directory may be made if it is not there. Else it is known to have been, and
+            nothing acknowledged may be forgotten in silence.
 
     Raises:
+        LogMissing: it is not there, and may not be made.
         CorruptLog: something acknowledged is missing or damaged; nothing was changed.
         SyncFailed: what was found could not be made durable.
         AppendFailed, OSError: the disk refused.
@@ -190,7 +194,12 @@ def open_log_job(
     return (
         yield from noting_failed_sync(
             files,
-            _open_scanned(opening, after_failed_sync=after_failed_sync, is_durable=is_durable),
+            _open_scanned(
+                opening,
+                after_failed_sync=after_failed_sync,
+                is_durable=is_durable,
+                may_make=may_make,
+            ),
             all_durable=durability is Durability.FSYNC,
         )
     )
@@ -252,10 +261,16 @@ def _open_trusted(opening: LogToOpen, summary: LogSummary) -> Job[Log | None]:
     )
 
 
-def _open_scanned(opening: LogToOpen, *, after_failed_sync: bool, is_durable: bool) -> Job[Log]:
+def _open_scanned(
+    opening: LogToOpen, *, after_failed_sync: bool, is_durable: bool, may_make: bool
+) -> Job[Log]:
     files = opening.files
     names = yield from prepare_replica_directory(
-        files, opening.topic_partition, opening.topic_name, is_durable=is_durable
+        files,
+        opening.topic_partition,
+        opening.topic_name,
+        is_durable=is_durable,
+        may_make=may_make,
     )
     has_note = paths.SYNC_FAILED_NAME in names
     all_durable = has_note and (yield from read_sync_failed(files))

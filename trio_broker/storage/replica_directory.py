@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from trio_broker.errors import SyncFailed
+from trio_broker.errors import LogMissing, SyncFailed
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.files import unlink_if_there
@@ -29,15 +29,18 @@ def prepare_replica_directory(
     topic_name: TopicName,
     *,
     is_durable: bool,
+    may_make: bool,
 ) -> Job[list[str]]:
     """Make sure that the directory is there, durably, and tidy; return the names in it.
 
     With `is_durable` the caller knows that the name of the directory, if it exists, is durable.
+    Without `may_make` he knows that it was there before.
 
     What a crash left behind half done is finished: temporary files are removed, and so are segments
     that had been deleted.
 
     Raises:
+        LogMissing: it is not there, and must not be made anew.
         SyncFailed: the directory's name may not be durable; it has been removed again.
         AppendFailed: no room for the metadata file.
         OSError: the system refused.
@@ -46,6 +49,8 @@ def prepare_replica_directory(
     try:
         names: list[str] = yield fs.list_directory, (files.directory,)
     except FileNotFoundError:
+        if not may_make:
+            raise log_missing(files.directory) from None
         yield fs.make_directory, (files.directory,)
         names = []
         is_durable = False
@@ -68,6 +73,15 @@ def prepare_replica_directory(
     if paths.PARTITION_NAME not in names or (yield from _read_partition(files)) != content:
         yield from _write_partition(files, content)
     return kept
+
+
+def log_missing(directory: str) -> LogMissing:
+    """Return what is wrong where the directory of a log is gone, and what can be done about it."""
+    return LogMissing(
+        f"{directory} is missing, and with it all that was stored there. Stop the broker and put "
+        "it back; or, to accept that these records are lost, make an empty file "
+        f"{directory}{paths.ACCEPT_LOSS_SUFFIX} before the next start"
+    )
 
 
 def _partition_content(topic_partition: TopicPartition, topic_name: TopicName) -> bytes:
