@@ -233,6 +233,25 @@ async def test_a_partition_that_could_not_be_made_is_made_by_a_later_start(world
 
 
 @simulated
+async def test_a_disk_comes_back_without_a_directory_that_has_vanished_while_it_failed(
+    world: World,
+) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders", partitions=2)
+        lost, kept = (run.replica("orders", partition) for partition in (LOST, KEPT))
+        run.faults_expected = {"log dir /data/logs"}
+        async with world.connect() as client:
+            for partition in (LOST, KEPT):
+                assert (await client.produce(make_batch(), partition=partition)).error_code == 0
+            with failing("sync", lost.log.directory):
+                assert (await client.produce(make_batch(), partition=LOST)).error_code != 0
+                await lost.shard.lane.call(world.fs.rename, lost.log.directory, "/data/elsewhere")
+            await trio.sleep(100)
+            assert lost.is_missing
+            assert not kept.refusal
+
+
+@simulated
 async def test_wherever_the_power_fails_while_a_topic_is_made_it_is_there_afterwards(
     world: World,
 ) -> None:

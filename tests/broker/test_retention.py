@@ -16,6 +16,7 @@ from tests.broker.harness import (
     World,
     failing,
     simulated,
+    slow,
 )
 from tests.broker.retained import (
     DEFAULTS,
@@ -369,3 +370,26 @@ async def test_files_that_cannot_be_removed_are_one_line_for_all_logs(
     assert len(met) > 3 * partitions, "they are tried again, and once more at the end"
     assert 2 <= len(lines) <= seconds / 10 + 2
     assert "more lines like this were left out" in lines[-1]
+
+
+@simulated
+async def test_a_deletion_that_was_given_up_and_came_true_keeps_nobody_offline(
+    world: World,
+) -> None:
+    """The segment that the log would be cut back in is not there any more."""
+    async with world.running() as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("orders")
+        replica = run.replica("orders")
+        for _ in range(3):
+            await run.broker.produce("orders", b"gone")
+        hangs_seconds = world.config().storage.operation_seconds_max + 5
+        path = f"{replica.log.directory}/{paths.offset_name(0, paths.LOG_SUFFIX)}"
+        with slow(path, hangs_seconds):
+            await replica.shard.advance_start_offset(replica, 3)
+        assert replica.shard.log_dir.is_failed
+        with trio.fail_after(300):
+            while replica.refusal:  # noqa: ASYNC110 - of a simulated clock
+                await trio.sleep(0.1)
+        assert await run.broker.produce("orders", b"kept") == (0, 3)
+        assert replica.log.log_start_offset == 3

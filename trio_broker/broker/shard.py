@@ -521,6 +521,10 @@ class Shard(ShardUpkeep):
         log = replica.log
         try:
             await self.lane.run(log.seal_at_durable_job())
+        except FileNotFoundError:
+            # A deletion of segments that was given up has come true after all; or it is all gone.
+            await self._recover(replica)
+            return
         except (StorageError, OSError) as error:
             if isinstance(error, CorruptLog):  # what was durable is gone: for an operator
                 logger.error("%r stays offline: %s", replica, error)
