@@ -98,18 +98,26 @@ def versions_of(key: ApiKey, case: Case) -> tuple[int, ...]:
 
 
 async def prepare(client: Client) -> Known:
-    """Make what the table says is there."""
+    """Make what the table says is there.
+
+    Its records are of now: Kafka deletes older ones, and forgets their producer, whenever it looks,
+    which is first half a minute after it was started.
+    """
+    now_ms = real_host().wall.now_ms()
     created = await client.call(create(ORDERS, configs={"max.message.bytes": "2000"}))
     assert answered_codes(created) == {0}
     with trio.fail_after(20):
         while True:  # brokers of a cluster learn of a topic after it is made
             topic_id = created.topics[0].topic_id
-            sent = await client.call(produce_request(make_batch(b"1", b"2"), topic=topic_id))
+            two = make_batch(b"1", b"2", timestamp_ms=now_ms)
+            sent = await client.call(produce_request(two, topic=topic_id))
             if answered_codes(sent) == {0}:
                 break
-    producer = await client.call(
-        InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=1)
-    )
+    anybody = InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=1)
+    with trio.fail_after(20):
+        producer = await client.call(anybody)
+        while answered_codes(producer) != {0}:  # a broker fetches its first ids when it is asked
+            producer = await client.call(anybody)
     with trio.fail_after(20):
         while answered_codes(await client.call(FindCoordinatorRequest(coordinator_keys=["g"]))) != {
             0
@@ -136,7 +144,9 @@ async def prepare(client: Client) -> Known:
         while answered_codes(await client.call(commit(group=SIMPLE)(known, 10))) != {0}:
             pass
     # A newer epoch of a producer fences the older one.
-    batch = make_batch(producer_id=known.producer_id, producer_epoch=5, base_sequence=0)
+    batch = make_batch(
+        timestamp_ms=now_ms, producer_id=known.producer_id, producer_epoch=5, base_sequence=0
+    )
     assert answered_codes(await client.call(produce_request(batch, topic=topic_id))) == {0}
     return known
 
