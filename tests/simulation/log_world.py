@@ -262,6 +262,7 @@ class World:
                     description="model",
                 )
             )
+            run_inline(self._directory.begin_job())
         assert self._directory is not None
         self._log = run_inline(
             open_log_job(

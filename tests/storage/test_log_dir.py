@@ -149,6 +149,7 @@ class Stand:
         self.fs = fs
         self.bench = Bench(fs, "/logs")
         self.directory = open_directory(fs, "/logs")
+        run_inline(self.directory.begin_job())
         self.logs: dict[TopicPartition, Any] = {}
 
     def open(self, count: int, *, is_durable: bool = False) -> None:

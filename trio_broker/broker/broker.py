@@ -20,7 +20,7 @@ from trio_broker.broker.housekeeping import shorten_offsets_logs
 from trio_broker.broker.http_server import open_http_server
 from trio_broker.broker.leak_watch import LeakWatch
 from trio_broker.broker.listeners import ConnectionGate, accept_forever, bind_listeners
-from trio_broker.broker.log_dir import LogDir, open_log_dirs
+from trio_broker.broker.log_dir import LogDir, begin_all, open_log_dirs
 from trio_broker.broker.metadata_store import open_controller
 from trio_broker.broker.phase import Phase
 from trio_broker.broker.reconciler import Reconciler
@@ -210,6 +210,7 @@ class BrokerTree:
                 for log_dir in state.log_dirs
             ]
         )
+        await begin_all(state.log_dirs)
         reconciler = Reconciler(state)
         await reconciler.start_all(controller.image)
         controller.reconciler = reconciler

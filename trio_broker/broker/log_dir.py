@@ -1,8 +1,9 @@
 """A log dir: one directory of logs, with its lock, its clean marker and its shards.
 
 The boundary for disks: when one fails, the partitions of this log dir answer KAFKA_STORAGE_ERROR
-and every other log dir goes on. Opening takes the lock, removes the clean marker, and starts the
-shards; leaving closes the logs in order and writes the marker back only if nothing was missed.
+and every other log dir goes on. Opening takes the lock and starts the shards; the clean marker is
+removed once all log dirs are open, and before the first log is (`begin_all`). Leaving closes the
+logs in order and writes the marker back only if nothing was missed.
 """
 
 from __future__ import annotations
@@ -253,9 +254,18 @@ class LogDir:
         for replica in image.replicas_in(broker_id, self.directory_id):
             if replica in found:
                 continue
-            summary = self.directory.take_summary(replica)
+            summary = self.directory.summaries.get(replica)
             was_here = replica not in being_created if summary is None else summary.end_offset > 0
             (self.missing if was_here else self.unmade).add(replica)
+
+    async def put_marker_back(self) -> None:
+        """Let the next start believe the clean marker after all: nothing has been opened."""
+        if not self.directory.was_clean:
+            return
+        try:
+            await self.lane.run(self.directory.mark_clean_job(self.directory.summaries))
+        except (StorageError, OSError) as error:
+            logger.warning("log dir %s will be recovered: %s", self.directory.path, error)
 
     def opening(self, replica: Replica) -> Job[Log]:
         """Open a log at the start: trusted if an orderly stop spoke of it, else recovered."""
@@ -264,6 +274,8 @@ class LogDir:
             replica.may_be_made = topic_partition in self.directory.accepted
             return self._open_missing(replica)
         summary = self.directory.take_summary(topic_partition)
+        if topic_partition in self.unmade:
+            summary = None  # of a log without records, whose directory is gone
         replica.is_durable = summary is not None  # else a process may have been killed
         return self._open_job(replica, summary, is_durable=True)
 
@@ -479,6 +491,25 @@ class LogDir:
             for shard in self.shards:
                 nursery.start_soon(take_step, shard)
         return failures
+
+
+async def begin_all(log_dirs: Sequence[LogDir]) -> None:
+    """Remove the clean markers of log dirs, right before the first of their logs is opened.
+
+    Raises:
+        StorageError, OSError: one could not be removed for certain. The others are where they were:
+            what they speak of is as it was.
+    """
+    for number, log_dir in enumerate(log_dirs):
+        try:
+            await log_dir.lane.run(log_dir.directory.begin_job())
+        except (StorageError, OSError) as error:
+            failure = error
+        else:
+            continue
+        for begun in log_dirs[:number]:
+            await begun.put_marker_back()
+        raise failure
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """A log dir on disk: whose it is, its lock, its clean marker, and what lies in it.
 
 Called by `broker.log_dir` at start and stop. Opening takes the lock before anything is read, and
-removes the clean marker, durably, before anything is written: from then on a crash means recovery.
-The marker comes back as the very last thing of an orderly stop, with a summary of every replica
-that was closed in order; a replica it does not name is recovered even after an orderly stop.
+changes nothing that the clean marker speaks of. `begin_job` removes the marker, durably, before
+anything of that is touched: from then on a crash means recovery, while a start that fails before
+has spoilt nothing. The marker comes back as the very last thing of an orderly stop, with a summary
+of every replica that was closed in order; a replica it does not name is recovered even after an
+orderly stop.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class LogDirectory:
         path: of the directory.
         directory_id: its identity, whatever its path.
         was_clean: an orderly stop came before.
-        summaries: what that stop wrote down, by replica; each is good for one opening.
+        summaries: what that stop wrote down, by replica; each is good for one opening, which needs
+            the marker to be gone (`begin_job`).
         replicas: replicas found.
         accepted: replicas that are not there, and whose loss an operator has accepted.
         deleted: directory names of deleted replicas whose files are still to be removed.
@@ -82,6 +85,14 @@ class LogDirectory:
     def take_summary(self, topic_partition: TopicPartition) -> LogSummary | None:
         """Return what the clean marker said of a replica, once: afterwards it is out of date."""
         return self.summaries.pop(topic_partition, None)
+
+    def begin_job(self) -> Job[None]:
+        """Make sure that the clean marker never counts again; before any log is opened.
+
+        Raises:
+            SyncFailed, OSError: it may or may not count, so nothing may be changed.
+        """
+        return _remove_marker(self.fs, self.path)
 
     def forget_accepted_job(self, topic_partition: TopicPartition) -> Job[None]:
         """Remove an operator's word that a replica may be made anew, now that it was.
@@ -272,7 +283,7 @@ def _open_locked(
         accepted.remove(replica)
         name = paths.replica_name(replica) + paths.ACCEPT_LOSS_SUFFIX
         yield from unlink_if_there(fs, f"{path}/{name}")
-    summaries = yield from _take_marker(fs, path)
+    summaries = yield from _read_marker(fs, path)
     return LogDirectory(
         fs,
         path,
@@ -287,24 +298,10 @@ def _open_locked(
     )
 
 
-def _take_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSummary] | None]:
-    """Read the clean marker, if there is one, and make sure that it never counts again.
-
-    It is replaced by one that means nothing before it is removed. Removing alone would do, were it
-    not for an fsync of the directory that fails: the name would seem to be gone, and come back with
-    the next power cut, long after other data was written. The same fsync covers the names of
-    replicas that a process made right before it was killed.
-    """
+def _read_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSummary] | None]:
+    """Read the clean marker, if there is one that means something."""
     marker = f"{path}/{paths.CLEAN_MARKER_NAME}"
     payload = yield from read_derived(fs, marker, owner_of(path))
-    try:
-        yield from jobs.write_small_file(fs, marker, owner_of(path), _NOT_CLEAN)
-    except (AppendFailed, OSError):
-        # A full disk must not keep the broker from starting: how else could it delete anything?
-        yield from unlink_if_there(fs, marker)
-        yield from jobs.sync_directory(fs, path)
-    else:
-        yield from unlink_if_there(fs, marker)
     if payload is None or payload == _NOT_CLEAN:
         return None
     summaries = {}
@@ -313,6 +310,25 @@ def _take_marker(fs: FileSystem, path: str) -> Job[dict[TopicPartition, LogSumma
         if replica is not None:
             summaries[replica] = summary
     return summaries
+
+
+def _remove_marker(fs: FileSystem, path: str) -> Job[None]:
+    """Make sure that the clean marker never counts again.
+
+    It is replaced by one that means nothing before it is removed. Removing alone would do, were it
+    not for an fsync of the directory that fails: the name would seem to be gone, and come back with
+    the next power cut, long after other data was written. The same fsync covers the names of
+    replicas that a process made right before it was killed.
+    """
+    marker = f"{path}/{paths.CLEAN_MARKER_NAME}"
+    try:
+        yield from jobs.write_small_file(fs, marker, owner_of(path), _NOT_CLEAN)
+    except (AppendFailed, OSError):
+        # A full disk must not keep the broker from starting: how else could it delete anything?
+        yield from unlink_if_there(fs, marker)
+        yield from jobs.sync_directory(fs, path)
+    else:
+        yield from unlink_if_there(fs, marker)
 
 
 def _read_meta(fs: FileSystem, path: str, cluster_id: str, node_id: int) -> Job[UUID]:
