@@ -217,10 +217,26 @@ async def test_a_large_broker_is_asked_in_turns(world: World) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count_turns)
-            in_turns = await statistics.snapshot_in_turns(run.state)
+            in_turns = await run.broker.collect_statistics()
             nursery.cancel_scope.cancel()
         assert turns > 3
         assert in_turns.topics == statistics.snapshot(run.state).topics
+
+
+@simulated
+async def test_groups_that_come_and_go_while_a_large_broker_is_asked(world: World) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        for group_id in ("c", "a", "b"):
+            await commit(run, group_id, 0)
+        summaries = run.state.coordinator.summaries()
+        assert next(summaries).group_id == "a"
+        await run.state.coordinator.ask(
+            "b", lambda machine, token, now: machine.delete_groups(token, ["b"], now)
+        )
+        await commit(run, "aa", 0)
+        [last] = summaries
+        assert (last.group_id, last.members, list(last.offsets)) == ("c", 0, ["orders"])
 
 
 def test_latencies_fall_into_inclusive_buckets() -> None:

@@ -22,7 +22,7 @@ from trio_broker.broker.handlers.produce import check_batch
 from trio_broker.broker.listeners import serve_stream
 from trio_broker.broker.partition_reader import PartitionReader
 from trio_broker.broker.session import Session
-from trio_broker.broker.statistics import snapshot
+from trio_broker.broker.statistics import snapshot, snapshot_in_turns
 from trio_broker.broker.supervise import first_cause
 from trio_broker.client.partitioner import choose_partition
 from trio_broker.config import BrokerConfig
@@ -81,9 +81,20 @@ class Broker:
     def statistics(self) -> BrokerStatistics:
         """Return what the broker does at this moment, as plain values.
 
-        Reads memory only; some microseconds for each partition and committed offset.
+        Reads memory only; about 5 microseconds for each partition and committed offset, and all
+        that time nothing else runs on the event loop. With thousands of them `collect_statistics`
+        is kinder to others.
         """
         return snapshot(self._state)
+
+    async def collect_statistics(self) -> BrokerStatistics:
+        """Return what the broker does, as `statistics` does, and let other tasks run in between.
+
+        So what is told of different topics, and of different groups, is a few milliseconds apart.
+
+        Cancellation: nothing was changed.
+        """
+        return await snapshot_in_turns(self._state)
 
     @property
     def cluster_id(self) -> str:

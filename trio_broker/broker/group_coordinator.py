@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
@@ -39,6 +40,7 @@ COMMIT_SECONDS_MAX = 5.0
 #: As many offsets expire in one batch of each partition, and the next ones after that long.
 _EXPIRED_MAX = 1000
 _EXPIRY_SECONDS = 1.0
+_FIRST = itemgetter(0)
 
 
 class GroupSummary(NamedTuple):
@@ -46,12 +48,12 @@ class GroupSummary(NamedTuple):
 
     Attributes:
         group_id: its name.
-        members: how many consumers are in it; None where nobody ever joined it.
+        members: how many consumers are in it.
         offsets: what it has committed.
     """
 
     group_id: str
-    members: int | None
+    members: int
     offsets: Mapping[TopicName, Mapping[int, OffsetCommitValue]]
 
 
@@ -227,13 +229,20 @@ class GroupCoordinator:
         return self._partition_of(group_id).machine.describe(group_id) if self._partitions else None
 
     def summaries(self) -> Iterator[GroupSummary]:
-        """Yield every group that is known, for statistics; not to be interleaved with awaits."""
-        for partition in self._partitions:
+        """Yield every group that is known now, by name, for statistics.
+
+        Others may run in between; groups that are gone when it is their turn are left out.
+        """
+        known = [
+            (group_id, partition)
+            for partition in self._partitions
+            for group_id in partition.machine.group_ids
+        ]
+        for group_id, partition in sorted(known, key=_FIRST):
             machine = partition.machine
-            for listing in machine.list_groups():
-                description = machine.describe(listing.group_id)
-                members = None if description is None else len(description.members)
-                yield GroupSummary(listing.group_id, members, machine.fetch_all(listing.group_id))
+            members = machine.member_count_of(group_id)
+            if members is not None:
+                yield GroupSummary(group_id, members, machine.fetch_all(group_id))
 
     async def shorten_logs(self) -> None:
         """Keep ``__consumer_offsets`` within about two segments for each partition."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.broker.paced_log import PacedLog
+from trio_broker.broker.statistics import FILES_PER_TURN
 from trio_broker.cluster.embedded_folder import JOURNAL_FILES_MAX, JOURNAL_PARTITION
 from trio_broker.cluster.embedded_folder import OWNER as METADATA_OWNER
 from trio_broker.errors import StuckIO
@@ -125,11 +126,13 @@ class LeakWatch:
 
         What was opened or closed meanwhile is in one of the two ledgers.
         """
-        counts = []
-        for paths in (open_paths, map(_PATH, before), map(_PATH, after)):
-            counts.append(Counter(paths))
-            await trio.lowlevel.checkpoint()
-        open_now, known_before, known_after = counts
+        open_now = Counter(open_paths)
+        await trio.lowlevel.checkpoint()
+        known_before, known_after = Counter[str](), Counter[str]()
+        for known, ledger in ((known_before, before), (known_after, after)):
+            for start in range(0, len(ledger), FILES_PER_TURN):
+                known.update(map(_PATH, ledger[start : start + FILES_PER_TURN]))
+                await trio.lowlevel.checkpoint()
         return [
             path
             for path, count in open_now.items()
@@ -140,8 +143,10 @@ class LeakWatch:
 
     async def _beyond_bounds(self, ledger: Sequence[OpenFile]) -> dict[str, str]:
         """Return a sentence for each owner that holds more files than it may."""
-        own = self._state.own_files(ledger)
-        await trio.lowlevel.checkpoint()
+        own: list[OpenFile] = []
+        for start in range(0, len(ledger), FILES_PER_TURN):
+            own += self._state.own_files(ledger[start : start + FILES_PER_TURN])
+            await trio.lowlevel.checkpoint()
         held = Counter(map(_OWNER, own))
         held[ALL_REPLICAS] = sum(map(_is_replicas, own))
         await trio.lowlevel.checkpoint()

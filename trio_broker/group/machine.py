@@ -315,6 +315,16 @@ class GroupMachine:
         return len(self._groups)
 
     @property
+    def group_ids(self) -> tuple[str, ...]:
+        """All groups."""
+        return tuple(group.group_id for group in self._groups)
+
+    def member_count_of(self, group_id: str) -> int | None:
+        """How many members a group has; None: there is no such group."""
+        group = self._groups.get(group_id)
+        return None if group is None else len(group.members)
+
+    @property
     def member_count(self) -> int:
         """How many members all groups have."""
         return sum(len(group.members) for group in self._groups)

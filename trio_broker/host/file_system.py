@@ -25,7 +25,7 @@ from trio_broker.errors import LogDirInUse
 from trio_broker.host import facts
 from trio_broker.host.files import RealFile, make_durable
 from trio_broker.host.interface import FileInfo, OpenFile, Space
-from trio_broker.host.ledger import FileLedger
+from trio_broker.host.ledger import FileLedger, OpenFiles
 from trio_broker.host.spares import SpareDescriptors
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class RealFileSystem:
         files = self._ledger.files()
         if owners is not None:
             files = [file for file in files if file.owner in owners]
-        return [OpenFile(f.path, f.owner, f.opened_at, f.size) for f in files]
+        return OpenFiles(files)
 
     def spare_descriptors(self, count: int) -> AbstractContextManager[None]:
         """See `interface.FileSystem.spare_descriptors`."""

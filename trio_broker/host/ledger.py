@@ -9,10 +9,12 @@ hangs may still change the directory when it goes on).
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trio_broker.buffers import BufferPool
+from trio_broker.host.interface import OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +53,44 @@ class LedgerLock(Protocol):
 
     def give_back(self) -> None:
         """Let go now."""
+
+
+class OpenFiles(Sequence[OpenFile]):
+    """Files that were open at one moment; each entry is made when it is looked at.
+
+    So to ask is quick where there are ten thousand, and who looks at them can do so in parts.
+    Equal to another one if the same files were open, whatever their sizes were.
+    """
+
+    __slots__ = ("_files",)
+
+    def __init__(self, files: Sequence[LedgerFile]) -> None:
+        self._files = files
+
+    def __repr__(self) -> str:
+        return f"<OpenFiles {len(self._files)}>"
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[OpenFile]:
+        return map(_entry, self._files)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return OpenFiles(self._files[index])
+        return _entry(self._files[index])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, OpenFiles):
+            return self._files == other._files
+        return list(self) == other if isinstance(other, list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _entry(file: LedgerFile) -> OpenFile:
+    return OpenFile(file.path, file.owner, file.opened_at, file.size)
 
 
 class FileLedger:
