@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,6 +14,8 @@ from click.testing import CliRunner, Result
 from trio_broker import __version__
 from trio_broker.cli import main
 from trio_broker.cli.commands import command_line
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str) -> Result:
@@ -56,6 +60,22 @@ def test_usage_mistakes_exit_with_2() -> None:
     result = run("serve", "--lisen", "127.0.0.1:0")
     assert result.exit_code == 2
     assert "--listen" in result.stderr
+
+
+def test_a_python_that_is_too_old_is_named_before_missing_libraries(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(main, "_PYTHON_MIN", (4, 2))
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 2
+    assert "Python 4.2 or newer is needed; this is 3." in capsys.readouterr().err
+
+
+def test_the_oldest_python_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=" + ".".join(map(str, main._PYTHON_MIN))
 
 
 def test_a_missing_extra_is_named(

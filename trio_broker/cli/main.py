@@ -16,10 +16,19 @@ from trio_broker.cli.exits import (
 
 #: Modules the commands need that an embedded broker does not.
 _NEEDED = ("click", "rich", "structlog")
+#: As `requires-python` says; pip looks at that, a clone that is run in place does not.
+_PYTHON_MIN = (3, 11)
 
 
 def main() -> None:
     """Run the command that `sys.argv` names and end the process with its exit code."""
+    if sys.version_info < _PYTHON_MIN:
+        print(
+            f"trio-broker: Python {'.'.join(map(str, _PYTHON_MIN))} or newer is needed; "
+            f"this is {'.'.join(map(str, sys.version_info[:3]))}, {sys.executable}",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_USAGE)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         print(
