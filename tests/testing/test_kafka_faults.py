@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import TopicAuthorizationFailedError
 from confluent_kafka.admin import AdminClient
 
-from trio_broker import Broker, ErrorCode
+from trio_broker import Broker, ErrorCode, RequestError
 from trio_broker.testing import BrokerThread, KafkaFaults, NotReached
 
 if TYPE_CHECKING:
@@ -320,6 +320,16 @@ def test_a_broken_disk_comes_back_with_what_was_acknowledged(
         assert impatient.send(kafka_topic, b"meanwhile") is not None
     assert Outcomes(kafka_broker).send(kafka_topic, b"after") is None
     assert values(kafka_broker, kafka_topic) == [b"before", b"after"]
+
+
+def test_topics_can_be_made_after_a_broken_disk_has_refused_one(
+    kafka_broker: BrokerThread, kafka_faults: KafkaFaults
+) -> None:
+    with kafka_faults.disk_broken():
+        with pytest.raises(RequestError):
+            kafka_broker.create_topic("refused")
+    with kafka_broker.topic() as name:
+        assert Outcomes(kafka_broker).send(name, b"after") is None
 
 
 def test_a_frozen_disk_answers_once_it_thaws(

@@ -17,6 +17,7 @@ import trio
 
 from trio_broker.broker.disk_guard import PROBE_NAME
 from trio_broker.broker.replica import ReplicaState
+from trio_broker.cluster.embedded import EmbeddedStore
 from trio_broker.errors import BrokerClosed
 from trio_broker.storage import paths
 from trio_broker.testing.inspection import LOOK_SECONDS, NotReached, hint_for_event_loops
@@ -204,7 +205,8 @@ class KafkaFaults:
     def disk_broken(self) -> Fault:
         """Let every write fail with EIO: the broker takes all partitions offline.
 
-        Undoing it brings them back, by a restart of the broker if that is quicker.
+        Undoing it brings them back, by a restart of the broker if that is quicker, or if the
+        metadata has met the fault: that can be changed again only after a restart.
         """
         return self._trouble(write_error_rate=1.0)
 
@@ -319,9 +321,11 @@ class KafkaFaults:
         """Wait until the broker trusts its disk again; give it a new start if that takes long."""
         with suppress(BrokerClosed):  # stopped: it looks at the disk when it starts
             with trio.move_on_after(DISK_SECONDS_MAX):
-                while self._is_disk_doubted():  # noqa: ASYNC110 - it tells nobody
+                while (  # noqa: ASYNC110 - it tells nobody
+                    self._is_disk_doubted() and not self._has_metadata_failed()
+                ):
                     await trio.sleep(LOOK_SECONDS)
-            if self._is_disk_doubted():
+            if self._is_disk_doubted() or self._has_metadata_failed():
                 await self._broker.stop_in_thread()
                 await self._broker.start_in_thread()
 
@@ -332,3 +336,10 @@ class KafkaFaults:
         return any(log_dir.health.refuses_produce for log_dir in state.log_dirs) or any(
             replica.state is not ReplicaState.ONLINE for replica in state.router.replicas()
         )
+
+    def _has_metadata_failed(self) -> bool:
+        """Whether it has met the fault, after which it takes nothing until the next start."""
+        if self._broker.disk.is_troubled:
+            return False  # a start would meet it again
+        store = self._broker.broker._state.controller._store
+        return isinstance(store, EmbeddedStore) and bool(store.statistics().failure)
