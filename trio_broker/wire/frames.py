@@ -15,6 +15,7 @@ Nobody writes where somebody still looks: a frame handed out ends its life at th
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
 from struct import Struct
 
@@ -288,6 +289,9 @@ def _allocate(byte_count: int) -> memoryview:
     """Return writable memory that costs little until it is written.
 
     `bytes` of zeros come untouched from the system, where `bytearray` would fill them; BytesIO
-    makes them writable without a copy.
+    makes them writable without a copy. Not in Python 3.12, of which there are versions that crash
+    when such memory is in a cycle (https://github.com/python/cpython/issues/111049).
     """
+    if sys.version_info[:2] == (3, 12):
+        return memoryview(bytearray(byte_count))
     return _Memory(bytes(byte_count)).getbuffer()
