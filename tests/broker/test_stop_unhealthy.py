@@ -155,10 +155,14 @@ async def on_a_hung_disk(scene: Scene) -> None:
 
 @attrs.frozen
 class Expected:
-    """What a stop makes of a state, by durability: whether it is clean, and the neighbour safe."""
+    """What a stop makes of a state, by durability: whether it is clean, and the neighbour safe.
+
+    And believed by the next start, without a look, also if the stop was not clean.
+    """
 
     clean: tuple[bool, bool, bool] = (True, True, True)
     neighbour_is_safe: bool = True
+    neighbour_is_believed: bool = False
 
 
 STATES: dict[Callable[[Scene], Awaitable[None]], Expected] = {
@@ -166,7 +170,7 @@ STATES: dict[Callable[[Scene], Awaitable[None]], Expected] = {
     taken_by_a_bug: Expected(),
     not_opened_for_a_bug: Expected(),
     being_opened_again: Expected(),
-    forbidden: Expected(clean=(False, False, True)),
+    forbidden: Expected(clean=(False, False, True), neighbour_is_believed=True),
     not_cut_back: Expected(),
     waiting_for_an_operator: Expected(clean=(False, False, True)),
     on_a_failed_disk: Expected(clean=(False, False, False), neighbour_is_safe=False),
@@ -250,8 +254,11 @@ async def stop_and_lose_power(
         if is_kept or expected.neighbour_is_safe:
             assert good.log.log_end_offset == BATCHES
         for replica in (bad, good):
-            is_believed = report.clean and replica.partition in served
+            is_vouched_for = report.clean or (replica is good and expected.neighbour_is_believed)
+            is_believed = is_vouched_for and replica.partition in served
             assert not replica.has_log or replica.log.recovery.is_trusted is is_believed
+            # Consumers are told where something may be gone, and nowhere else.
+            assert replica.leader_epoch == (0 if is_believed else 1)
 
 
 @simulated
@@ -314,6 +321,8 @@ def test_a_replica_that_was_never_opened_since_the_process_before_was_killed(
             assert ends[-1] == BATCHES
             if life.was_clean:
                 assert ends[0] == BATCHES
+            log_dir = after.state.log_dirs[0].directory
+            assert log_dir.was_clean is (trouble != "sync failed")
 
     simulate(main, seed=seed).unwrap()
 

@@ -205,7 +205,7 @@ class BrokerTree:
                     directory_id=log_dir.directory_id,
                     shard_count=len(log_dir.shards),
                     clean=log_dir.directory.was_clean,
-                    missing=frozenset(log_dir.missing),
+                    doubtful=frozenset(log_dir.doubtful),
                 )
                 for log_dir in state.log_dirs
             ]

@@ -3,7 +3,7 @@
 The boundary for disks: when one fails, the partitions of this log dir answer KAFKA_STORAGE_ERROR
 and every other log dir goes on. Opening takes the lock and starts the shards; the clean marker is
 removed once all log dirs are open, and before the first log is (`begin_all`). Leaving closes the
-logs in order and writes the marker back only if nothing was missed.
+logs in order and writes the marker back, for those of which nothing was missed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class LogDir:
         missing: replicas that had been here, and were gone when the broker was started.
         unmade: replicas that were still to be made then.
         write_failures: writes that were refused by the system (full disk, EIO) and cut back.
-        closed_cleanly: the clean marker has been written.
+        doubtful: replicas of which an orderly stop has not said that all of it is there.
+        closed_cleanly: the clean marker has been written, and nothing was missed.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LogDir:
         self.disk_news = trio.Event()
         self.missing: set[TopicPartition] = set()
         self.unmade: set[TopicPartition] = set()
+        self.doubtful: set[TopicPartition] = set()
         self.write_failures = 0
         self.paced = PacedLog(logger)
         self.closed_cleanly = False
@@ -252,11 +254,14 @@ class LogDir:
         being_created = image.being_created()
         broker_id = BrokerId(self._state.config.node_id)
         for replica in image.replicas_in(broker_id, self.directory_id):
-            if replica in found:
-                continue
             summary = self.directory.summaries.get(replica)
+            if replica in found:
+                if summary is None:
+                    self.doubtful.add(replica)
+                continue
             was_here = replica not in being_created if summary is None else summary.end_offset > 0
             (self.missing if was_here else self.unmade).add(replica)
+        self.doubtful |= self.missing
 
     async def put_marker_back(self) -> None:
         """Let the next start believe the clean marker after all: nothing has been opened."""
@@ -452,7 +457,9 @@ class LogDir:
         return await self._in_every_shard(flush_all)
 
     async def close(self) -> list[Exception]:
-        """Close every file and, if nothing was missed, write the clean marker.
+        """Close every file and write the clean marker, which names what was closed in order.
+
+        Not if a failure leaves all of it in doubt.
 
         Cancellation: no marker, so the next start recovers.
 
@@ -463,13 +470,13 @@ class LogDir:
             StorageError, OSError: there is no marker.
         """
         failures = await self._in_every_shard(Shard.close_all)
-        if self.is_failed or failures or not all(shard.is_flushed for shard in self.shards):
+        if self.is_failed or failures or not all(shard.may_be_believed for shard in self.shards):
             return failures
         summaries: dict[TopicPartition, LogSummary] = {}
         for shard in self.shards:
             summaries |= shard.summaries
         await self.lane.run(self.directory.mark_clean_job(summaries))
-        self.closed_cleanly = True
+        self.closed_cleanly = all(shard.is_flushed for shard in self.shards)
         return failures
 
     async def _in_every_shard(

@@ -107,6 +107,15 @@ def named(job: Job[None], name: str) -> Job[None]:
         raise StorageError(f"{name}: {error}") from error
 
 
+def concerns_one_log(failure: Exception) -> bool:
+    """Tell whether what has failed in a `named` job says nothing of other logs, or of the disk.
+
+    So it is where somebody has taken the rights to a directory away. An fsync that has failed, or
+    an error of the disk, leaves nobody free of doubt.
+    """
+    return isinstance(failure.__cause__, PermissionError)
+
+
 def commit_job(
     commits: Sequence[PlannedCommit], is_over: IsOver = never_over
 ) -> Job[list[Exception | None]]:

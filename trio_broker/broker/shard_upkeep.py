@@ -15,7 +15,7 @@ import trio
 
 from trio_broker.broker.housekeeping import Housekeeper
 from trio_broker.broker.replica import Replica, ReplicaState
-from trio_broker.broker.shard_jobs import in_turn, named
+from trio_broker.broker.shard_jobs import concerns_one_log, in_turn, named
 from trio_broker.config import Durability
 from trio_broker.errors import ErrorCode, StorageError, StuckIO, SyncFailed
 
@@ -52,6 +52,7 @@ class ShardUpkeep:
         is_stopping: replicas that are offline stay so, since the broker stops.
         summaries: after `_flush_logs`, what the logs closed in order say of themselves.
         is_flushed: all that was acknowledged has been made durable by `_flush_logs`.
+        may_be_believed: what is in `summaries` holds, whatever became of logs that are not.
     """
 
     def __init__(self, *, log_dir: LogDir, lane: Lane, host: Host, config: StorageConfig) -> None:
@@ -67,6 +68,7 @@ class ShardUpkeep:
         self._is_flushing = False
         self.summaries: dict[TopicPartition, LogSummary] = {}
         self.is_flushed = False
+        self.may_be_believed = False
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -216,6 +218,7 @@ class ShardUpkeep:
                 if log.clean_summary is not None:
                     self.summaries[log.topic_partition] = log.clean_summary
         self.is_flushed = not failures
+        self.may_be_believed = all(map(concerns_one_log, failures))
         return failures
 
     async def close_all(self) -> list[Exception]:

@@ -127,13 +127,13 @@ class StartedDirectory:
         directory_id: its persistent id.
         shard_count: number of shards it has in this run.
         clean: False if it was not closed in order, so that its logs may have lost their ends.
-        missing: replicas that had been in it, and are not there any more.
+        doubtful: replicas of which that is not known: they were not closed in order, or are gone.
     """
 
     directory_id: UUID
     shard_count: int
     clean: bool
-    missing: Collection[TopicPartition] = ()
+    doubtful: Collection[TopicPartition] = ()
 
 
 def start_broker(
@@ -143,7 +143,7 @@ def start_broker(
 
     - The broker's record says which log dirs it has; only these take new replicas.
     - The leader epoch of each partition that this broker leads from a log dir that is not clean,
-      or whose replica is missing there, rises by one: records of the old epoch may be gone, and
+      or whose replica there is doubtful, rises by one: records of the old epoch may be gone, and
       offsets given out again must be told apart from them (KIP-101, KIP-320).
     - Where the number of shards of a log dir changed, its replicas are dealt out anew.
 
@@ -169,7 +169,7 @@ def start_broker(
             if replica is None or started is None:
                 continue
             changed = state
-            may_lack_records = not started.clean or state.topic_partition in started.missing
+            may_lack_records = not started.clean or state.topic_partition in started.doubtful
             if may_lack_records and state.leader == broker_id:
                 changed = attrs.evolve(changed, leader_epoch=LeaderEpoch(state.leader_epoch + 1))
             if started.directory_id in next_shard:
