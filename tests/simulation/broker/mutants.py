@@ -235,7 +235,7 @@ MUTANTS = {
     "deletion answered too early": Mutant(
         _replacing(Shard, "delete_replicas", _delete_later),
         troubles=("delete", "frozen disk"),
-        hint=22,
+        hint=10,
     ),
     "state cleared before queued work is failed": Mutant(
         _replacing(Shard, "refuse_queued", _drop_queued), ("delete", "leave", "stop")
@@ -252,7 +252,7 @@ MUTANTS = {
     "retry answered before its first copy is stored": Mutant(
         _replacing(Replica, "answer_duplicate", _answer_retry_of_queued),
         troubles=("frozen disk", "power cut"),
-        hint=37,
+        hint=104,
     ),
     "altered topic goes on as before": Mutant(
         _replacing(Reconciler, "configure_topics", _look_away), hint=20
@@ -276,7 +276,7 @@ MUTANTS = {
     "no fsync before the acknowledgement": _of_the_log("no fsync before the acknowledgement"),
     "no directory fsync on roll": _of_the_log("no directory fsync on roll"),
     "fsync retried after EIO": _of_the_log(
-        "fsync retried after EIO", "failed fsync", "power cut", hint=31
+        "fsync retried after EIO", "failed fsync", "power cut", hint=6
     ),
     "short write not looped": _of_the_log("short write not looped", "short writes", "kill"),
     "no CRC on recovery": _of_the_log(
