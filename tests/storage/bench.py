@@ -75,6 +75,7 @@ class Bench:
         self.now_ms = NOW_MS
         self.leader_epoch = 0
         self.reserve_bytes = 0
+        self.may_make = True
         self._log: Log | None = None
 
     def __enter__(self) -> Self:
@@ -101,6 +102,7 @@ class Bench:
             cache=self.cache,
             summary=summary,
             now_ms=self.now_ms,
+            may_make=self.may_make,
         )
 
     def open(self, summary: LogSummary | None = None) -> Log:

@@ -551,3 +551,22 @@ def test_sealing_a_log_whose_last_segment_is_empty(sim_bench: Bench, disk: SimFi
     sim_bench.fill(2, start=10)
     sim_bench.open()
     assert len(sim_bench.read_all()) == 12
+
+
+def test_an_empty_log_that_was_there_is_not_removed_for_a_failed_fsync(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    """Or it would be missing from then on, and wait for an operator."""
+    sim_bench.open()
+    sim_bench.may_make = False
+    for _ in range(2):
+        fail_call(disk, "sync_directory")
+        sim_bench.crash()
+        try:
+            sim_bench.open()
+        except SyncFailed:
+            continue  # of something else
+    disk.begin_operation = type(disk).begin_operation.__get__(disk)  # type: ignore[method-assign]
+    sim_bench.open()
+    sim_bench.fill(1)
+    assert [offset for offset, _ in sim_bench.read_all()] == [0]

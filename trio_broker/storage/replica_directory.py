@@ -34,7 +34,7 @@ def prepare_replica_directory(
     """Make sure that the directory is there, durably, and tidy; return the names in it.
 
     With `is_durable` the caller knows that the name of the directory, if it exists, is durable.
-    Without `may_make` he knows that it was there before.
+    Without `may_make` he knows that it was there before, durably, or would not be without it.
 
     What a crash left behind half done is finished: temporary files are removed, and so are segments
     that had been deleted.
@@ -55,9 +55,10 @@ def prepare_replica_directory(
         names = []
         is_durable = False
     is_empty = not paths.offsets_of(names, paths.LOG_SUFFIX) and paths.CHECKPOINT_NAME not in names
-    if is_empty and not is_durable:
+    if is_empty and may_make and not is_durable:
         # New, or left by a crash right after it was made. Whoever stores data in it later relies on
-        # its name, which must not be one whose fsync has failed.
+        # its name, which must not be one whose fsync has failed. (One that is known to have been
+        # there is left alone: if it were removed, and the process ended, it would be missing.)
         try:
             yield from jobs.sync_directory(fs, files.parent)
         except SyncFailed:
