@@ -10,7 +10,7 @@ import trio
 from tests.broker.harness import World, codes, failing, running, simulated, slow
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.config import Durability, GroupConfig
-from trio_broker.names import OFFSETS_TOPIC_NAME, ZERO_TOPIC_ID
+from trio_broker.names import OFFSETS_TOPIC_NAME, ZERO_TOPIC_ID, TopicName
 from trio_broker.wire.messages.offset_commit import (
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
@@ -210,6 +210,23 @@ async def test_a_topic_of_the_same_name_does_not_inherit_offsets(
             for version in (7, 8, 9):
                 found = await committed(client, version, partitions=(0,))
                 assert found["orders"] == [(0, -1, -1, "", 0)]
+
+
+@simulated
+async def test_who_deletes_a_topic_forgets_no_offsets_of_the_next_one_of_that_name(
+    world: World,
+) -> None:
+    """They are forgotten when all of the topic is gone; by then the next one may be in use."""
+    async with world.running() as run, world.connect() as client:
+        await run.broker.create_topic("orders", partitions=700)
+        assert set(await commit(client, *range(700))) == {0}
+        await run.state.controller.delete_topic("orders")
+        new_id = await run.broker.create_topic("orders", partitions=2)
+        assert await commit(client, 5) == [0]
+        await run.state.coordinator.forget_topics([TopicName("orders")])
+        assert await committed(client) == {"orders": [(0, 5, 3, "here", 0), (1, -1, -1, "", 0)]}
+        known = run.state.coordinator.committed("readers").fetch_all("readers")
+        assert {index: value.topic_id for index, value in known["orders"].items()} == {0: new_id}
 
 
 @simulated

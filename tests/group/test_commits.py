@@ -10,8 +10,10 @@ import pytest
 from tests.group.harness import Harness, frozen_state
 from trio_broker.config import DAY_MS, INT64_MAX
 from trio_broker.errors import ErrorCode
-from trio_broker.group.commands import CodesReply
+from trio_broker.group.commands import CodesReply, CommitOffsets
 from trio_broker.group.consumer_protocol import Subscription, encode_subscription
+from trio_broker.group.offsets import OffsetToCommit
+from trio_broker.group.prepared_commit import prepared_commit
 from trio_broker.names import TopicName
 
 E = ErrorCode
@@ -285,18 +287,57 @@ def test_a_topic_takes_its_offsets_with_it_also_those_on_their_way() -> None:
     world.commit({("t", 0): 1}, group_id="b")
     world.stores_at_once = False
     world.commit({("t", 7): 1}, group_id="c")
-    world.carry_out(world.machine.delete_topics(-1, [T, TopicName("other")], world.now))
+    world.carry_out(world.machine.delete_topics(-1, {T: None, TopicName("other"): None}, world.now))
     assert -1 not in world.replies
     world.store()
     world.store()
     assert world.replies[-1] == CodesReply(E.NONE)
     assert [group.group_id for group in world.machine.list_groups()] == ["a"]
     assert world.offset("u", group_id="a") == 1
-    world.carry_out(world.machine.delete_topics(-2, [T], world.now))
+    world.carry_out(world.machine.delete_topics(-2, {T: None}, world.now))
     assert world.replies[-2] == CodesReply(E.NONE)
-    world.carry_out(world.machine.delete_topics(-3, [U], world.now))
+    world.carry_out(world.machine.delete_topics(-3, {U: None}, world.now))
     world.refuse()
     assert world.replies[-3] == CodesReply(E.NOT_COORDINATOR)
+
+
+def test_offsets_of_many_partitions_are_forgotten_some_at_a_time() -> None:
+    world = Harness()
+    world.commit({("t", partition): 1 for partition in range(5)}, group_id="a")
+    world.commit({("t", partition): 1 for partition in range(2)}, group_id="b")
+    world.commit({("u", 0): 1}, group_id="b")
+    counts = []
+    for token in range(-3, 0):
+        decision = world.machine.delete_topics(token, {T: None}, world.now, records_max=3)
+        counts.append(len(decision.records))
+        world.carry_out(decision)
+    assert counts == [3, 3, 1]
+    assert [group.group_id for group in world.machine.list_groups()] == ["b"]
+    assert world.offset("u", group_id="b") == 1
+
+
+def test_offsets_of_a_topic_that_was_created_again_are_left_alone() -> None:
+    old_id, new_id = UUID(int=1), UUID(int=2)
+    world = Harness(stores_at_once=False)
+
+    def commit(topic_id: UUID, *partitions: int) -> None:
+        offsets = tuple(OffsetToCommit(T, index, 1, topic_id=topic_id) for index in partitions)
+        request = CommitOffsets(group_id="g", offsets=offsets)
+        prepared = prepared_commit(request, now_ms=world.now.wall_ms, metadata_bytes_max=9)
+        token = next(world.tokens)
+        world.command(token, lambda: world.machine.commit(token, prepared, world.now))
+
+    commit(old_id, 0, 1, 2)
+    commit(new_id, 0)
+    world.store()
+    world.store()
+    commit(new_id, 1)  # on its way: what is written now would come after it
+    world.carry_out(world.machine.delete_topics(-1, {T: new_id}, world.now))
+    world.store()
+    world.store()
+    assert world.replies[-1] == CodesReply(E.NONE)
+    found = world.machine.fetch_all("g")[T]
+    assert {index: value.topic_id for index, value in found.items()} == {0: new_id, 1: new_id}
 
 
 # --- expiry ------------------------------------------------------------------------------------

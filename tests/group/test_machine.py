@@ -53,7 +53,7 @@ def every_command(machine: GroupMachine) -> list[object]:
         machine.commit(4, commit, NOW),
         machine.delete_offsets(5, "g", [(T, 0)], NOW),
         machine.delete_groups(6, ["g"], NOW),
-        machine.delete_topics(7, [T], NOW),
+        machine.delete_topics(7, {T: None}, NOW),
         machine.expire_offsets(NOW),
         machine.expire(NOW),
     ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from trio_broker.group.commands import GroupDescription
     from trio_broker.group.prepared_commit import PreparedCommit
     from trio_broker.group.schemas import OffsetCommitValue
+    from trio_broker.names import TopicId
 
 logger = logging.getLogger("trio_broker.groups")
 
@@ -40,6 +40,8 @@ COMMIT_SECONDS_MAX = 5.0
 #: As many offsets expire in one batch of each partition, and the next ones after that long.
 _EXPIRED_MAX = 1000
 _EXPIRY_SECONDS = 1.0
+#: As many offsets of deleted topics are forgotten in one batch: two milliseconds.
+_FORGOTTEN_MAX = 300
 _FIRST = itemgetter(0)
 
 
@@ -181,17 +183,37 @@ class GroupCoordinator:
         )
 
     async def forget_topics(self, names: Sequence[TopicName]) -> None:
-        """Forget what was committed for topics that are gone, as Kafka does."""
+        """Forget what was committed for topics that are gone, as Kafka does; some at a time."""
         for partition in self._partitions:
-            if not partition.is_loaded:
-                continue
-            reply: CodesReply | ErrorCode = ErrorCode.REQUEST_TIMED_OUT
-            with trio.move_on_after(COMMIT_SECONDS_MAX):
-                reply = await partition.ask(partial(_forget_topics, partition.machine, names))
-            code = reply if isinstance(reply, ErrorCode) else reply.code
-            if code:
-                # Harmless: offsets carry the topic's id, so a new topic does not see them.
-                logger.warning("offsets of deleted topics stay for now: %s", code.name)
+            has_more = True
+            while has_more and partition.is_loaded:
+                has_more = await self._forget_some(partition, names)
+
+    def _living_id(self, name: TopicName) -> TopicId | None:
+        """Return the id of the topic that has a name now: it may have been created again."""
+        routed = self._state.router.by_name.get(name)
+        return None if routed is None else routed.topic_id
+
+    async def _forget_some(self, partition: GroupsPartition, names: Sequence[TopicName]) -> bool:
+        """Forget some offsets of topics that are gone; return whether there may be more."""
+        count = 0
+
+        def forget(token: object, now: Now) -> GroupDecision:
+            nonlocal count
+            machine = partition.machine
+            topics = {name: self._living_id(name) for name in names}
+            decision = machine.delete_topics(token, topics, now, records_max=_FORGOTTEN_MAX)
+            count = len(decision.records)
+            return decision
+
+        reply: CodesReply | ErrorCode = ErrorCode.REQUEST_TIMED_OUT
+        with trio.move_on_after(COMMIT_SECONDS_MAX):
+            reply = await partition.ask(forget)
+        code = reply if isinstance(reply, ErrorCode) else reply.code
+        if code:
+            # Harmless: offsets carry the topic's id, so a new topic does not see them.
+            logger.warning("offsets of deleted topics stay for now: %s", code.name)
+        return not code and count >= _FORGOTTEN_MAX
 
     # Looking.
 
@@ -298,9 +320,3 @@ class GroupCoordinator:
             await partition.load()
         self._partitions = partitions
         self._earlier.set()
-
-
-def _forget_topics(
-    machine: GroupMachine, names: Sequence[TopicName], token: object, now: Now
-) -> GroupDecision:
-    return machine.delete_topics(token, names, now)

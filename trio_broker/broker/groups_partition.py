@@ -43,6 +43,8 @@ P = ParamSpec("P")
 
 #: How often a partition that could not be loaded is tried again.
 RELOAD_SECONDS = 5.0
+#: Records of a log that are taken in before others get a turn: about a millisecond.
+RECORDS_PER_TURN = 100
 _LOAD_BYTES = 1024 * 1024
 _BATCH_BYTES_MAX = 64 * 1024 * 1024
 _SNAPSHOT_RECORDS_PER_BATCH = 500
@@ -308,6 +310,7 @@ class GroupsPartition:
 
     async def _replay_log(self, replica: Replica, log: Log) -> None:
         offset = log.log_start_offset
+        replayed = 0
         while offset < log.log_end_offset:
             plan = log.locate(offset, max_bytes=_LOAD_BYTES, upper_offset=log.log_end_offset)
             if plan is None:
@@ -320,6 +323,9 @@ class GroupsPartition:
                 for record in iterate_records(batch, bytes_max=_BATCH_BYTES_MAX):
                     if record.offset >= offset:
                         self._replay_record(record)
+                    replayed += 1
+                    if replayed % RECORDS_PER_TURN == 0:
+                        await trio.lowlevel.checkpoint()
                 offset = max(offset, header.last_offset + 1)
 
     def _replay_record(self, record: Record) -> None:

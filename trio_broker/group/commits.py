@@ -7,6 +7,7 @@ deleted, so that it does not come back, and is left alone where something would 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from trio_broker.errors import ErrorCode
@@ -21,8 +22,9 @@ from trio_broker.group.schemas import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
+    from uuid import UUID
 
     from trio_broker.group.membership import Membership
     from trio_broker.group.prepared_commit import PreparedCommit
@@ -192,13 +194,17 @@ class Commits:
             token, CodesReply(ErrorCode.NONE, tuple(codes)), _codes_otherwise(codes)
         )
 
-    def delete_topics(self, turn: Turn, token: object, topics: Sequence[TopicName]) -> None:
+    def delete_topics(
+        self,
+        turn: Turn,
+        token: object,
+        topics: Mapping[TopicName, UUID | None],
+        records_max: int,
+    ) -> None:
         """Forget what was committed for topics that are gone, as Kafka does."""
-        gone = frozenset(topics)
         for group in self._groups:
-            self._forget_offsets(
-                turn, group, (place for place in self._places(group) if place[0] in gone)
-            )
+            room = records_max - len(turn.changes)
+            self._forget_offsets(turn, group, islice(self._places_of_gone(group, topics), room))
         turn.answer_when_stored(
             token, CodesReply(ErrorCode.NONE), lambda code: CodesReply(commit_code(code))
         )
@@ -263,6 +269,23 @@ class Commits:
                 yield topic, partition
         for topic, partition in group.offsets_under_way:
             if partition not in committed.get(topic, {}):
+                yield topic, partition
+
+    def _places_of_gone(
+        self, group: ClassicGroup, topics: Mapping[TopicName, UUID | None]
+    ) -> Iterator[tuple[TopicName, int]]:
+        """Yield those of `_places` that are of topics which are gone; see `delete_topics`."""
+        committed = self._groups.offsets.fetch_all(group.group_id)
+        under_way = group.offsets_under_way
+        for topic, living_id in topics.items():
+            for partition, value in committed.get(topic, {}).items():
+                if living_id is None or (
+                    value.topic_id != living_id and (topic, partition) not in under_way
+                ):
+                    yield topic, partition
+        for topic, partition in under_way:
+            is_gone = topic in topics and topics[topic] is None
+            if is_gone and partition not in committed.get(topic, {}):
                 yield topic, partition
 
     def _forget_offsets(

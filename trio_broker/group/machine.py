@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_broker.config import INT64_MAX
 from trio_broker.errors import ErrorCode
 from trio_broker.group.classic_group import GroupState
 from trio_broker.group.commands import (
@@ -283,13 +284,30 @@ class GroupMachine:
             self._commits.delete_groups(turn, token, group_ids)
         return self._decide(turn)
 
-    def delete_topics(self, token: object, topics: Sequence[TopicName], now: Now) -> GroupDecision:
-        """Forget what was committed for topics that are gone; answers a `CodesReply`."""
+    def delete_topics(
+        self,
+        token: object,
+        topics: Mapping[TopicName, UUID | None],
+        now: Now,
+        *,
+        records_max: int = INT64_MAX,
+    ) -> GroupDecision:
+        """Forget what was committed for topics that are gone; answers a `CodesReply`.
+
+        To be called again once the records are stored if there were as many as `records_max`.
+
+        Args:
+            token: for the reply.
+            topics: names, each with the id of the topic that has it by now, whose offsets are
+                left alone; None: there is none.
+            now: the time.
+            records_max: so many offsets are forgotten at most.
+        """
         turn = Turn(now)
         if self._closed_code:
             turn.answer(token, CodesReply(self._closed_code))
         else:
-            self._commits.delete_topics(turn, token, topics)
+            self._commits.delete_topics(turn, token, topics, records_max)
         return self._decide(turn)
 
     def expire_offsets(self, now: Now, *, records_max: int = 1000) -> GroupDecision:
