@@ -522,6 +522,7 @@ async def _run(directory: str, options: Any) -> None:
 
             nursery.start_soon(_find_root, tree, meter)
             async with AsyncExitStack() as stack:
+                stack.callback(tree.request_stop)  # else the nursery waits for it after a failure
                 bench = Bench(tree, host, None, meter, options)  # type: ignore[arg-type]
                 await bench.measure("*start" if first else "*clean start with all", start, rounds=1)
                 meter.root = tree.state.root_task
