@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ SHARE_MIN = 0.30
 PROMISED_CELLS = ("1 KiB, 1 partition", "1 KiB, 6 partitions")
 #: Most memory after a gigabyte has passed through.
 RSS_MAX_MIB = 80
-_CALLS = 100_000
 _THROUGHPUT_HEAD = (
     "| load | system | durability | server CPU µs per record | MB per server CPU s"
     " | share of the twin | records/s | MB/s | request KB | RSS MiB before → after |"
@@ -120,36 +117,11 @@ def limits(summaries: Sequence[Summary]) -> list[tuple[str, str, str]]:
     return rows
 
 
-@functools.cache
-def call_ns() -> float:
-    """Return how long this interpreter takes for a call of a method, at best.
-
-    A Python built without profile-guided optimisation is slower by a third, and nothing but this
-    tells: distributions' builds have it, what pyenv builds has not unless it is asked for.
-    """
-
-    class Counter:
-        count = 0
-
-        def add(self, more: int) -> None:
-            self.count += more
-
-    def loop() -> float:
-        counter = Counter()
-        began = time.perf_counter()
-        for _ in range(_CALLS):
-            counter.add(1)
-        return time.perf_counter() - began
-
-    return 1e9 * min(loop() for _ in range(5)) / _CALLS
-
-
 def machine() -> dict[str, Any]:
     """Say what the numbers were measured on."""
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "python_call_ns": round(call_ns()),
         "cpus": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "load_average": psutil.getloadavg()[0],

@@ -92,6 +92,20 @@ def moved(directory: Path, config: BrokerConfig) -> Path:
     return Path(config.data_dir, directory.relative_to(directory.parents[1]))
 
 
+async def test_the_metadata_is_let_alone_while_a_disk_is_in_trouble(
+    wire_config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be on that disk, and nobody has asked for this commit."""
+    monkeypatch.setattr(made_replicas, "GATHER_SECONDS", 0.05)
+    async with running(wire_config) as run:
+        await run.broker.create_topic("orders", partitions=2)
+        with monkeypatch.context() as patched:
+            patched.setattr(LogDir, "takes_replicas", lambda *_, **__: False)
+            await trio.sleep(0.3)
+            assert run.state.controller.image.creations
+        await wait_made(run)
+
+
 async def check_offline(run: Running, directory: Path) -> None:
     """Check that one partition waits for an operator, and says so, and the other one serves."""
     lost = run.replica("orders", LOST)

@@ -112,7 +112,12 @@ class Controller:
         self._store = store
         self._config = config
         self._work = ReplicaWork(supervisor, nursery)
-        self._made = MadeReplicas(supervisor, nursery, self._forget_creations)
+        self._made = MadeReplicas(
+            supervisor,
+            nursery,
+            self._forget_creations,
+            is_in_trouble=lambda: bool(excluded_directories(False)),
+        )
         self._new_topic_id = new_topic_id
         self._excluded_directories = excluded_directories
         self._deciding = trio.Lock()

@@ -29,6 +29,8 @@ class MadeReplicas:
         supervisor: takes the faults.
         nursery: of the controller.
         forget: tells the metadata; does not raise if it cannot be told.
+        is_in_trouble: whether a disk is, on which the metadata may be too. Then it is let alone: a
+            failed fsync would cost it more than this is worth.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class MadeReplicas:
         supervisor: Supervisor,
         nursery: trio.Nursery,
         forget: Callable[[Collection[PendingCreation]], Awaitable[None]],
+        is_in_trouble: Callable[[], bool],
     ) -> None:
         self._supervisor = supervisor
         self._nursery = nursery
         self._forget = forget
+        self._is_in_trouble = is_in_trouble
         self._gathered: dict[PendingCreation, None] = {}
 
     def note(self, creations: Collection[PendingCreation]) -> None:
@@ -50,5 +54,7 @@ class MadeReplicas:
 
     async def _tell(self) -> None:
         await trio.sleep(GATHER_SECONDS)
+        while self._is_in_trouble():  # noqa: ASYNC110 - it may last, and a second is nothing here
+            await trio.sleep(GATHER_SECONDS)
         gathered, self._gathered = self._gathered, {}
         await self._supervisor.absorb("controller", self._forget, gathered)
