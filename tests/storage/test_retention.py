@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -285,6 +286,23 @@ def test_files_that_cannot_be_removed_are_tried_again(
     assert run_inline(job).removed == len(doomed)
     assert not [name for name in sim_bench.names() if name.endswith(paths.DELETED_SUFFIX)]
     assert sim_bench.log.unlink_deleted_job(NOW_MS) is None
+
+
+def test_files_that_a_stop_cannot_remove_are_removed_by_the_next_start(
+    sim_bench: Bench, disk: SimFileSystem
+) -> None:
+    """A start that believes what the stop says of a log does not look into its directory."""
+    fill(sim_bench, retention_bytes=2500, file_delete_delay_ms=0)
+    assert delete(sim_bench)
+    sim_bench.checkpoint()
+    expected = sim_bench.read_all()
+    with patch.object(disk, "unlink", side_effect=PermissionError(errno.EACCES, "no")):
+        run_inline(sim_bench.log.close_job())
+    assert sim_bench.log.last_unlinked.refused
+    assert sim_bench.log.clean_summary is None
+    sim_bench.open()
+    assert not [name for name in sim_bench.names() if name.endswith(paths.DELETED_SUFFIX)]
+    assert sim_bench.read_all() == expected
 
 
 def test_a_file_that_was_renamed_by_a_job_given_up_is_removed_too(

@@ -449,6 +449,8 @@ class LogUpkeep:
     def close_job(self) -> Job[None]:
         """Make everything durable and set `clean_summary`; then call `close_files`.
 
+        There is no summary where files of deleted segments could not be removed.
+
         No append may be under way or come after. A broken log is only flushed, see
         `flush_unsound_job`.
 
@@ -521,7 +523,9 @@ class LogUpkeep:
             # that a power cut has brought back.
             yield from jobs.sync_directory(self._files.fs, self._files.directory)
         # What a job tells a log that nobody uses any more.
-        self.last_unlinked, self.clean_summary = unlinked, summary
+        self.last_unlinked = unlinked
+        # Without a summary the next start looks into the directory, and removes what is left there.
+        self.clean_summary = summary if not unlinked.refused else None
 
     def close_files(self) -> None:
         """Close every file, newest first, and refuse everything from now on. Idempotent."""
