@@ -99,9 +99,18 @@ async def test_the_metadata_is_let_alone_while_a_disk_is_in_trouble(
     monkeypatch.setattr(made_replicas, "GATHER_SECONDS", 0.05)
     async with running(wire_config) as run:
         await run.broker.create_topic("orders", partitions=2)
+        asked = trio.Event()
+        looks = iter(range(3))
+
+        def takes_replicas(*_: object, **__: object) -> bool:
+            if next(looks, None) is None:
+                asked.set()
+            return False
+
         with monkeypatch.context() as patched:
-            patched.setattr(LogDir, "takes_replicas", lambda *_, **__: False)
-            await trio.sleep(0.3)
+            patched.setattr(LogDir, "takes_replicas", takes_replicas)
+            with trio.fail_after(10):
+                await asked.wait()
             assert run.state.controller.image.creations
         await wait_made(run)
 

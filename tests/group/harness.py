@@ -24,10 +24,23 @@ from trio_broker.group.commands import (
 )
 from trio_broker.group.machine import GroupMachine
 from trio_broker.group.offsets import OffsetToCommit
-from trio_broker.group.prepared_commit import prepared_commit
+from trio_broker.group.prepared_commit import PreparedCommit, preparing_commit
 from trio_broker.names import TopicName
 
 WALL_AT_START_MS = 1_700_000_000_000
+
+
+def prepared_commit(
+    request: CommitOffsets, *, now_ms: int, metadata_bytes_max: int
+) -> PreparedCommit:
+    """Prepare a request in one go."""
+    preparing = preparing_commit(request, now_ms=now_ms, metadata_bytes_max=metadata_bytes_max)
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as stop:
+            prepared: PreparedCommit = stop.value
+            return prepared
 
 
 class Harness:

@@ -7,13 +7,12 @@ from uuid import UUID
 
 import pytest
 
-from tests.group.harness import Harness, frozen_state
+from tests.group.harness import Harness, frozen_state, prepared_commit
 from trio_broker.config import DAY_MS, INT64_MAX
 from trio_broker.errors import ErrorCode
 from trio_broker.group.commands import CodesReply, CommitOffsets
 from trio_broker.group.consumer_protocol import Subscription, encode_subscription
 from trio_broker.group.offsets import OffsetToCommit
-from trio_broker.group.prepared_commit import prepared_commit
 from trio_broker.names import TopicName
 
 E = ErrorCode

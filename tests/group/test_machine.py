@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.group.harness import Harness, frozen_state
+from tests.group.harness import Harness, frozen_state, prepared_commit
 from trio_broker.config import GroupConfig, LimitsConfig
 from trio_broker.errors import CorruptRecords, ErrorCode
 from trio_broker.group.commands import (
@@ -22,7 +22,6 @@ from trio_broker.group.commands import (
 )
 from trio_broker.group.machine import GroupMachine
 from trio_broker.group.offsets import OffsetToCommit
-from trio_broker.group.prepared_commit import prepared_commit
 from trio_broker.names import TopicName
 
 E = ErrorCode

@@ -6,12 +6,12 @@ from uuid import UUID
 
 import pytest
 
-from tests.group.harness import WALL_AT_START_MS, Harness
+from tests.group.harness import WALL_AT_START_MS, Harness, prepared_commit
 from trio_broker.errors import ErrorCode
 from trio_broker.group import prepared_commit as module
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
-from trio_broker.group.prepared_commit import prepared_commit, preparing_commit
+from trio_broker.group.prepared_commit import preparing_commit
 from trio_broker.group.schemas import (
     OffsetCommitValue,
     encode_offset_commit_key,

@@ -90,6 +90,16 @@ def test_a_complete_segment_gives_back_what_it_has_not_used(
     assert [offset for offset, _ in roomy.read_all()] == [0, 1, 2]
 
 
+def test_a_segment_that_has_gone_keeps_no_checkpoint_from_being_written(roomy: Bench) -> None:
+    """A deletion that was given up, when a call hung, may come true later."""
+    roomy.config = roomy.log.config = TopicConfig(segment_bytes=2 * LARGE)
+    roomy.fill(2, size_bytes=LARGE)
+    assert roomy.log.segment_count == 2
+    roomy.fs.unlink(f"{roomy.directory}/{paths.offset_name(0, paths.LOG_SUFFIX)}")
+    roomy.checkpoint()
+    assert not roomy.log.checkpoint_due
+
+
 def test_an_idle_segment_gives_it_back_too(roomy: Bench) -> None:
     roomy.config = roomy.log.config = TopicConfig(segment_ms=1000, retention_ms=-1)
     roomy.fill(1, size_bytes=LARGE)

@@ -105,19 +105,6 @@ def preparing_commit(
     return making.result(codes)
 
 
-def prepared_commit(
-    request: CommitOffsets, *, now_ms: int, metadata_bytes_max: int
-) -> PreparedCommit:
-    """Prepare a request in one go; see `preparing_commit`."""
-    preparing = preparing_commit(request, now_ms=now_ms, metadata_bytes_max=metadata_bytes_max)
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as stop:
-            prepared: PreparedCommit = stop.value
-            return prepared
-
-
 class _Preparation:
     """A `PreparedCommit` that grows."""
 

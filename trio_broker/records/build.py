@@ -6,7 +6,7 @@ The broker's request path never comes here: batches are stored as their producer
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 from crc32c import crc32c
 
@@ -53,6 +53,32 @@ class Record(NamedTuple):
     offset: int = -1
 
 
+class BatchFields(TypedDict, total=False):
+    """What a batch says of itself, for `build_batch`; all of it has defaults (`wrap_records`).
+
+    Attributes:
+        base_offset: 0 in what a producer sends.
+        leader_epoch: -1 in what a producer sends.
+        producer_id: of an idempotent producer, with its epoch and the first record's sequence.
+        producer_epoch: see `producer_id`.
+        base_sequence: see `producer_id`.
+        compression: codec of the records section.
+        transactional: whether the records belong to the producer's transaction.
+        control: whether this is a coordinator's marker.
+        timestamp_type: with LogAppendTime, readers take the largest timestamp for all records.
+    """
+
+    base_offset: int
+    leader_epoch: int
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    compression: Compression
+    transactional: bool
+    control: bool
+    timestamp_type: TimestampType
+
+
 def check_content(
     key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
 ) -> tuple[tuple[str, bytes | None], ...]:
@@ -76,32 +102,12 @@ def check_content(
     return pairs
 
 
-def build_batch(
-    records: Sequence[Record],
-    *,
-    base_offset: int = 0,
-    leader_epoch: int = -1,
-    producer_id: int = NO_PRODUCER_ID,
-    producer_epoch: int = NO_PRODUCER_EPOCH,
-    base_sequence: int = NO_SEQUENCE,
-    compression: Compression = Compression.NONE,
-    transactional: bool = False,
-    control: bool = False,
-    timestamp_type: TimestampType = TimestampType.CREATE_TIME,
-) -> bytes:
+def build_batch(records: Sequence[Record], **fields: Unpack[BatchFields]) -> bytes:
     """Build one batch; its records get consecutive offsets from `base_offset` on.
 
     Args:
         records: at least one.
-        base_offset: 0 in what a producer sends.
-        leader_epoch: -1 in what a producer sends.
-        producer_id: of an idempotent producer, with its epoch and the first record's sequence.
-        producer_epoch: see `producer_id`.
-        base_sequence: see `producer_id`.
-        compression: codec of the records section.
-        transactional: whether the records belong to the producer's transaction.
-        control: whether this is a coordinator's marker.
-        timestamp_type: with LogAppendTime, readers take the largest timestamp for all records.
+        fields: see `BatchFields`.
 
     Raises:
         ValueError: there are no records, or a field does not fit the format.
@@ -115,15 +121,7 @@ def build_batch(
         len(records),
         base_timestamp_ms=base_timestamp,
         max_timestamp_ms=max([record.timestamp_ms for record in records]),
-        base_offset=base_offset,
-        leader_epoch=leader_epoch,
-        producer_id=producer_id,
-        producer_epoch=producer_epoch,
-        base_sequence=base_sequence,
-        compression=compression,
-        transactional=transactional,
-        control=control,
-        timestamp_type=timestamp_type,
+        **fields,
     )
 
 
@@ -150,7 +148,7 @@ def wrap_records(
         count: how many records these are, at least one.
         base_timestamp_ms: that they were encoded with.
         max_timestamp_ms: the largest of them.
-        base_offset: see `build_batch` for this and all others.
+        base_offset: see `BatchFields` for this and all others.
         leader_epoch: see there.
         producer_id: see there.
         producer_epoch: see there.

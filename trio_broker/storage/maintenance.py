@@ -176,7 +176,10 @@ def checkpoint_job(plan: CheckpointPlan) -> Job[CheckpointPlan]:
 def _give_room_back(files: ReplicaFiles, base_offset: int, size_bytes: int) -> Job[None]:
     """Give back what was set aside for a segment and has not come to use."""
     path = files.path(paths.offset_name(base_offset, paths.LOG_SUFFIX))
-    file = yield from jobs.open_file(files.fs, path, files.owner)
+    try:
+        file = yield from jobs.open_file(files.fs, path, files.owner)
+    except FileNotFoundError:
+        return  # by a deletion that was given up when a call hung, and came true after that
     try:
         if file.size == size_bytes and file.reserved_end - size_bytes >= _ROOM_BYTES_MIN:
             yield file.truncate, (size_bytes,)
