@@ -293,18 +293,25 @@ class World:
     def stop(self, number: int) -> None:
         """Stop in order: close the log, write the clean marker, close everything."""
         summaries: dict[TopicPartition, LogSummary] = {}
+        is_flushed = False
         log, directory = self.log, self._directory
         assert directory is not None
         try:
             run_inline(log.close_job())
-            assert log.clean_summary is not None
-            summaries = {TOPIC_PARTITION: log.clean_summary}
         except (OSError, StorageError) as error:
             self._note_failed_sync(error)
+        else:
+            # All of it is on the disk. Only files that are to go and could not be removed keep the
+            # stop from vouching for it: then the next start looks into the directory.
+            is_flushed = True
+            if (log.clean_summary is None) != bool(log.last_unlinked.refused):
+                raise Violation(f"{log.clean_summary} although {log.last_unlinked}")
+            if log.clean_summary is not None:
+                summaries = {TOPIC_PARTITION: log.clean_summary}
         log.close_files()
         if open_files_of(self.fs, log.owner):
             raise Violation(f"left open: {open_files_of(self.fs, log.owner)}")
-        if summaries:
+        if is_flushed:
             self.model.make_durable()
             self.model.move_start(self.model.start, durable=True)
         try:
