@@ -161,6 +161,9 @@ class Bystanders:
 
     def _all_is_well(self) -> bool:
         life = self._world.server.serving
+        # A call of a disk that was slow when it began may still be given up.
+        calm_seconds = trio.current_time() - self._world.disk_changed_at
+        stuck_seconds = min(_STUCK_SECONDS, calm_seconds)
         return (
             life is not None
             and not any(replica.refusal for replica in life.state.router.replicas())
@@ -170,7 +173,7 @@ class Bystanders:
                 or len(log_dir.health.failing_places(trio.current_time())) >= _PLACES_MAX
                 for log_dir in life.state.log_dirs
             )
-            and not any(lane.stuck_seconds > _STUCK_SECONDS for lane in life.state.disk_lanes)
+            and not any(lane.stuck_seconds > stuck_seconds for lane in life.state.disk_lanes)
         )
 
     async def stand_by(self, path: str, what: str, seconds: float) -> None:
