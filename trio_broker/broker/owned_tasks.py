@@ -20,9 +20,9 @@ TASKS_PER_TURN = 1000
 
 #: By the function that a task runs: the last two parts of its name.
 OWNERS: Final = {
-    "Shard._live": "replica",
-    "Shard._revive": "replica",
-    "Shard._reopen": "replica",
+    "ShardReplicas._live": "replica",
+    "ShardReplicas._revive": "replica",
+    "ShardReplicas._reopen": "replica",
     "Shard.serve": "shard",
     "Shard._keep_house": "shard",
     "Supervisor.keep_running": "log-dir",

@@ -1,7 +1,7 @@
 """What a shard does for its logs besides appending: flush, checkpoint, retention, and their end.
 
-The base of `Shard`, which adds the writer and the replicas' lives; nobody else uses it. Whoever
-changes a log holds `changes` meanwhile, as the writer does during a commit.
+The base of `ShardReplicas` and `Shard`, which add the lives of the replicas and the writer; nobody
+else uses it. Whoever changes a log holds `changes` meanwhile, as the writer does during a commit.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 STOP_SLACK_SECONDS = 1.0
 _RECORDS_BYTES_MAX = 64 * 1024 * 1024
 #: Tasks that come and go with these names are counted one by one.
-_PER_REPLICA = "trio_broker.broker.shard.Shard._live"
+_PER_REPLICA = "trio_broker.broker.shard_replicas.ShardReplicas._live"
 _ROOT = ".open_broker.<locals>.run_tree"
 _PER_CLIENT = "trio_broker.broker.listeners._serve_client"
 
