@@ -483,6 +483,108 @@ async def test_cancelling_a_started_job_lets_it_finish(machine: Machine, lane: L
     assert found.size_bytes == 3
 
 
+async def test_the_jobs_of_a_series_let_others_in_between(machine: Machine, lane: Lane) -> None:
+    log: list[str] = []
+    labels = ["first", "second", "third"]
+    settled: list[str] = []
+    counts: list[int] = []
+    has_entered = False
+
+    def first_job() -> Job[str]:
+        while not has_entered:
+            yield from append_job(machine, "data", b"x")
+        return (yield from pure_job(log, "first"))
+
+    def next_job() -> Job[str] | None:
+        label = labels.pop(0) if labels else None
+        if label == "first":
+            return first_job()
+        return None if label is None else pure_job(log, label)
+
+    async def run_series() -> None:
+        counts.append(await lane.run_series(next_job, settled.append))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_series)
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(lane.run, pure_job(log, "other"))
+        await trio.lowlevel.checkpoint()
+        has_entered = True
+    assert log == ["first", "other", "second", "third"]
+    assert settled == ["first", "second", "third"]
+    assert counts == [3]
+    assert await lane.run_series(next_job, settled.append) == 0
+
+
+async def test_what_a_series_raises_reaches_its_caller_and_the_lane_goes_on(
+    machine: Machine, lane: Lane
+) -> None:
+    settled: list[object] = []
+
+    def removing() -> Job[object]:
+        return (yield machine.host.fs.unlink, (machine.path("missing"),))
+
+    with fails_with(errno.ENOENT):
+        await lane.run_series(removing, settled.append)
+    assert settled == []
+
+    log: list[str] = []
+    labels = ["first", "second"]
+
+    def job_or_fail() -> Job[str]:
+        return pure_job(log, labels.pop(0))
+
+    with pytest.raises(IndexError):  # at the third
+        await lane.run_series(job_or_fail, settled.append)
+    assert settled == ["first", "second"]
+
+    def refuse(_result: str) -> None:
+        raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match="not this one"):
+        await lane.run_series(lambda: pure_job(log, "third"), refuse)
+    assert await lane.run(pure_job(log, "after")) == "after"
+    assert log == ["first", "second", "third", "after"]
+
+
+async def test_a_series_that_is_cancelled_settles_the_job_that_runs_and_makes_no_other(
+    machine: Machine, lane: Lane
+) -> None:
+    scope = trio.CancelScope()
+    token = trio.lowlevel.current_trio_token()
+    was_cancelled: list[bool] = []
+    made: list[int] = []
+    settled: list[str] = []
+
+    def cancel() -> None:
+        scope.cancel()
+        was_cancelled.append(True)
+
+    def next_job() -> Job[str]:
+        made.append(len(made))
+        return job(made[-1])
+
+    def job(number: int) -> Job[str]:
+        if number == 1:
+            # Runs on the lane: the cancellation reaches the waiting task while the job goes on.
+            yield token.run_sync_soon, (cancel,)
+            while not was_cancelled:
+                yield from append_job(machine, "data", b"x")
+        return f"job {number}"
+
+    with scope:
+        assert await lane.run_series(next_job, settled.append) == 2
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert made == [0, 1]
+    assert settled == ["job 0", "job 1"]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await lane.run_series(next_job, settled.append)
+    assert scope.cancelled_caught
+    assert made == [0, 1]
+
+
 async def test_a_lane_that_was_stopped_refuses_jobs(machine: Machine) -> None:
     lane = machine.host.open_lane("short-lived", 30.0)
     async with trio.open_nursery() as nursery:

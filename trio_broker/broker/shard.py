@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.response_flusher import ResponseFlusher
     from trio_broker.broker.shard_jobs import IsOver
     from trio_broker.config import StorageConfig
-    from trio_broker.host.interface import Host, Lane
+    from trio_broker.host.interface import Host, Job, Lane
 
 
 class Shard(ShardReplicas):
@@ -62,6 +62,9 @@ class Shard(ShardReplicas):
         self._queue: deque[AppendSlot] = deque()
         self._room = trio.lowlevel.ParkingLot()
         self._parked_writer: trio.lowlevel.Task | None = None
+        self._taken: list[AppendSlot] = []  # by the commit that is under way
+        self._planned: list[PlannedCommit] = []  # its parts
+        self._has_to_pause = False  # when it has ended
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
 
@@ -178,11 +181,20 @@ class Shard(ShardReplicas):
             for replica in list(self._unflushed):
                 await self.attempt(replica, self._flush)
         if self._queue:
-            has_waited = await self._commit(self._take())
+            has_waited = await self._commit_queued()
         while self._checkpoints_due:
             replica, _ = self._checkpoints_due.popitem()
             await self.attempt(replica, self._checkpoint)
         return has_waited
+
+    def _is_wanted_elsewhere(self) -> bool:
+        """Whether the writer has to do something else than to commit, or to let others do it."""
+        return bool(
+            self._checkpoints_due
+            or self.log_dir.keeper.is_making_room
+            or self.changes.statistics().tasks_waiting
+            or self._flush_is_due()
+        )
 
     async def _wait_for_work(self) -> None:
         """Park until a batch is queued or a flush is due."""
@@ -222,35 +234,56 @@ class Shard(ShardReplicas):
                 slot.replica.refuse_sequence(slot.header)  # its client has given it up
         return taken
 
-    # A commit.
+    # Commits, one after the other: each is settled, and the next one planned, where the lane
+    # delivers what has come of it. The writer takes no turn of the event loop in between.
 
-    async def _commit(self, slots: list[AppendSlot], is_over: IsOver = never_over) -> bool:
-        """Store batches and resolve their slots, whatever happens.
+    async def _commit_queued(self, is_over: IsOver = never_over) -> bool:
+        """Store what is queued and resolve the slots, whatever happens; the caller holds `changes`.
+
+        Goes on until the queue is empty, or the writer is wanted elsewhere after a commit.
 
         Returns:
             Whether there was anything to store, and so a wait for the lane.
         """
-        commits: list[PlannedCommit] = []
-        results: list[Exception | None] = []
         cause: str | None = None
+        self._has_to_pause = False
         try:
-            commits = self._plan(slots)
-            self._flusher.flush()  # what planning has answered does not wait for the disk
-            if commits:
-                results = await self.lane.run(commit_job(commits, is_over))
+            count = await self.lane.run_series(partial(self._next_commit, is_over), self._settle)
         except StuckIO as error:
             cause = str(error)
             self.log_dir.fail(error)
+            return True
         finally:
-            for commit, result in zip(commits, results, strict=False):
-                self._attempt_now(commit.replica, commit.slots, self._settle, commit, result)
-            for commit in commits[len(results) :]:
-                commit.log.abandon(commit.plan)
-            for slot in slots:
-                # Only a cancelled or stuck commit leaves any: no one may wait for ever.
-                slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
-            self._flusher.flush()
-        return bool(commits)
+            self._end_commit(cause)
+        return count > 0
+
+    def _next_commit(self, is_over: IsOver) -> Job[list[Exception | None]] | None:
+        while self._queue and not self._has_to_pause:
+            self._taken = self._take()
+            self._planned = self._plan(self._taken)
+            self._flusher.flush()  # what planning has answered does not wait for the disk
+            if self._planned:
+                return commit_job(self._planned, is_over)
+        return None
+
+    def _settle(self, results: list[Exception | None]) -> None:
+        """Publish what a commit has stored, and refuse what it has not."""
+        commits = self._planned
+        self._planned = commits[len(results) :]  # not begun, because all was over
+        for commit, result in zip(commits, results, strict=False):
+            self._attempt_now(commit.replica, commit.slots, self._settle_part, commit, result)
+        self._end_commit()
+        self._has_to_pause = self._is_wanted_elsewhere()
+
+    def _end_commit(self, cause: str | None = None) -> None:
+        """Leave nothing of a commit behind, and nobody waiting for ever."""
+        for commit in self._planned:
+            commit.log.abandon(commit.plan)
+        for slot in self._taken:
+            # Only a cancelled or stuck commit leaves any.
+            slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
+        self._planned, self._taken = [], []
+        self._flusher.flush()
 
     def _plan(self, slots: list[AppendSlot]) -> list[PlannedCommit]:
         by_replica: dict[Replica, list[AppendSlot]] = {}
@@ -291,7 +324,7 @@ class Shard(ShardReplicas):
         sync = replica.topic.durability is Durability.FSYNC
         commits.append(PlannedCommit(replica, slots, plan, sync=sync))
 
-    def _settle(self, commit: PlannedCommit, result: Exception | None) -> None:
+    def _settle_part(self, commit: PlannedCommit, result: Exception | None) -> None:
         """Publish one replica's part, or take it back."""
         replica, log, plan = commit.replica, commit.log, commit.plan
         if result is not None:
@@ -378,7 +411,7 @@ class Shard(ShardReplicas):
         while True:
             async with self.changes:
                 if self._queue:
-                    await self._commit(self._take(), is_over)
+                    await self._commit_queued(is_over)
                     continue
                 # No commit is under way, so those that are online now are in order.
                 replicas = [each for each in self.replicas.values() if not each.is_closing]

@@ -261,6 +261,31 @@ class Lane(Protocol):
                 lane was stopped.
         """
 
+    async def run_series(
+        self, next_job: Callable[[], Job[T] | None], settle: Callable[[T], None]
+    ) -> int:
+        """Run one job after another, without a turn of the event loop between them.
+
+        Other jobs take their turns all the same: the next one of a series queues up behind them.
+
+        Args:
+            next_job: makes a job; None ends the series.
+            settle: is given the result of each, before the next is made.
+
+        Both run on the event loop's thread, now in the task that calls this and now in that of
+        `serve`, and must not block. What they raise, and what a job raises, is raised here.
+
+        Returns:
+            How many jobs were run.
+
+        Cancellation: a job that has not started is not started. One that has is awaited, as by
+        `run`, and settled; no other is made then, and this returns.
+
+        Raises:
+            StuckIO: as by `run`; also at once, after the first job was made. That job, or the one
+                that was in the lane, is not settled.
+        """
+
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Run one call as a job of its own."""
 

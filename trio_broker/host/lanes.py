@@ -55,16 +55,38 @@ _SUSPECT_SHARE = 0.9
 class _Ticket:
     """A job in the lane. Whoever claims it first, thread or canceller, decides its fate."""
 
-    __slots__ = ("job", "result", "_unclaimed")
+    __slots__ = ("job", "result", "series", "_unclaimed")
 
-    def __init__(self, job: Job[Any]) -> None:
+    def __init__(self, job: Job[Any], series: _Series | None = None) -> None:
         self.job: Job[Any] | None = job
+        self.series = series
         self.result: outcome.Outcome[Any] | None = None
         self._unclaimed = threading.Lock()
 
     def claim(self) -> bool:
         """Return True to the first caller, on whatever thread, and False to all others."""
         return self._unclaimed.acquire(blocking=False)
+
+
+class _Series:
+    """A task that has one job after another; the event loop alone uses it.
+
+    Attributes:
+        ticket: of the job that is in the lane.
+        count: jobs that have ended.
+        is_cancelled: the task was cancelled when a job had begun, so that one is the last.
+    """
+
+    __slots__ = ("count", "is_cancelled", "next_job", "settle", "ticket")
+
+    def __init__(
+        self, next_job: Callable[[], Job[Any] | None], settle: Callable[[Any], None]
+    ) -> None:
+        self.next_job = next_job
+        self.settle = settle
+        self.ticket: _Ticket | None = None
+        self.count = 0
+        self.is_cancelled = False
 
 
 class _Running(NamedTuple):
@@ -160,6 +182,47 @@ class RealLane:
             StuckIO: see there; also at once while the lane is stuck, and after it was closed. The
                 message says which; then nothing of the job was done.
         """
+        self._check_open()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        ticket = _Ticket(job)
+
+        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+            if self._withdraw(ticket):
+                return trio.lowlevel.Abort.SUCCEEDED
+            return trio.lowlevel.Abort.FAILED  # it runs: its result is waited for
+
+        self._enter(ticket, trio.lowlevel.current_task())
+        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
+
+    async def run_series(
+        self, next_job: Callable[[], Job[T] | None], settle: Callable[[T], None]
+    ) -> int:
+        """Run one job after another; see `interface.Lane.run_series`.
+
+        Raises:
+            StuckIO: as `run` does.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        job = next_job()
+        if job is None:
+            return 0
+        self._check_open()
+        series = _Series(next_job, settle)
+
+        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+            assert series.ticket is not None
+            if self._withdraw(series.ticket):
+                return trio.lowlevel.Abort.SUCCEEDED
+            series.is_cancelled = True
+            return trio.lowlevel.Abort.FAILED
+
+        series.ticket = _Ticket(job, series)
+        self._enter(series.ticket, trio.lowlevel.current_task())
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        return series.count
+
+    def _check_open(self) -> None:
         if not self._was_started:
             message = f"lane {self.name} is not being served"
             raise RuntimeError(message)
@@ -168,22 +231,21 @@ class RealLane:
             raise StuckIO(message)
         if self._stuck is not None:
             raise self._not_started(self._stuck)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        ticket = _Ticket(job)
 
-        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
-            if not ticket.claim():
-                return trio.lowlevel.Abort.FAILED  # it runs: its result is waited for
-            ticket.job = None
-            del self._waiting[ticket]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._waiting[ticket] = trio.lowlevel.current_task()
+    def _enter(self, ticket: _Ticket, task: trio.lowlevel.Task) -> None:
+        """Put a job into the lane for a task that waits, or is about to."""
+        self._waiting[ticket] = task
         self._queue.put(ticket)
         if self._check_at == math.inf:
             self._look_again_in(self._limit * _SUSPECT_SHARE)
-        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
-        return result
+
+    def _withdraw(self, ticket: _Ticket) -> bool:
+        """Take a job out again whose task is cancelled, unless it has begun."""
+        if not ticket.claim():
+            return False
+        ticket.job = None
+        del self._waiting[ticket]
+        return True
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver results until cancelled; see `interface.Lane.serve`.
@@ -235,9 +297,29 @@ class RealLane:
             ticket = self._finished.popleft()
             result, ticket.result = ticket.result, None
             task = self._waiting.pop(ticket, None)  # None: it was told StuckIO long ago
-            if task is not None:
-                assert result is not None
-                trio.lowlevel.reschedule(task, result)
+            if task is None:
+                continue
+            assert result is not None
+            if ticket.series is not None and isinstance(result, outcome.Value):
+                try:
+                    if self._go_on(ticket.series, result.value, task):
+                        continue
+                except Exception as error:  # noqa: BLE001 - it is that of the task that waits
+                    result = outcome.Error(error)
+            trio.lowlevel.reschedule(task, result)
+
+    def _go_on(self, series: _Series, result: Any, task: trio.lowlevel.Task) -> bool:
+        """Settle what a job of a series has come to; begin the next, and return whether one is."""
+        series.count += 1
+        series.settle(result)
+        if series.is_cancelled or self._is_stopping or self._stuck is not None:
+            return False
+        job = series.next_job()
+        if job is None:
+            return False
+        series.ticket = _Ticket(job, series)
+        self._enter(series.ticket, task)
+        return True
 
     def _look_again_in(self, seconds: float) -> None:
         self._check_at = trio.current_time() + seconds
@@ -335,50 +417,63 @@ class RealLane:
             del ticket  # what it read may be large, and the next job far
 
     def _drive(self, ticket: _Ticket, job: Job[T]) -> T:
-        result: outcome.Outcome[Any] = outcome.Value(None)
-        while not self._is_closed:
-            try:
-                function, arguments = result.send(job)
-            except StopIteration as stop:
-                value: T = stop.value
-                return value
-            result = self._invoke(_Running(perf_counter(), ticket, function, arguments))
+        """Make the calls of a job, and let it have what comes of them."""
+        result: Any = None
+        failure: BaseException | None = None
+        try:
+            while not self._is_closed:
+                call = job.send(result) if failure is None else job.throw(failure)
+                result = failure = None
+                try:
+                    result = self._make_call(_Running(perf_counter(), ticket, *call))
+                except BaseException as error:  # noqa: BLE001 - the job is thrown it
+                    failure = error
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        finally:
+            failure = None  # it refers to this frame
         # Nobody waits any more. No further call, so that nothing changes behind the next owner.
         _discard(result)
         job.close()
         message = f"lane {self.name} was stopped before the job ended"
         raise StuckIO(message)
 
-    def _invoke(self, running: _Running) -> outcome.Outcome[Any]:
-        """Make one call; replace its result by StuckIO if it came after its deadline."""
+    def _make_call(self, running: _Running) -> Any:
+        """Make one call; replace what comes of it by StuckIO if it came after its deadline."""
         self._running = running
-        result: outcome.Outcome[Any] = outcome.capture(running.function, *running.arguments)
+        try:
+            result = running.function(*running.arguments)
+        except BaseException as error:
+            if self._call_ended(running):
+                raise self._too_late(running, f" with {error!r}") from None
+            raise
+        if self._call_ended(running):
+            _discard(result)
+            raise self._too_late(running)
+        return result
+
+    def _call_ended(self, running: _Running) -> bool:
+        """Take note of it; return whether nobody waits for the call any more."""
         with self._lock:
             self._running = None
             was_condemned = self._stuck is running
             if was_condemned:
                 self._stuck = None
-        if not was_condemned:
-            try:
-                return result
-            finally:
-                del result  # an error refers to this frame
+        return was_condemned
+
+    def _too_late(self, running: _Running, how: str = "") -> StuckIO:
         message = (
             f"lane {self.name}: {running.describe()} returned after "
-            f"{perf_counter() - running.started_at:.1f} s"
+            f"{perf_counter() - running.started_at:.1f} s{how}"
         )
-        if isinstance(result, outcome.Error):
-            message += f" with {result.error!r}"
         _log.warning("%s", message)
-        _discard(result)
-        return outcome.Error(StuckIO(message))
+        return StuckIO(message)
 
 
-def _discard(result: outcome.Outcome[Any]) -> None:
+def _discard(result: Any) -> None:
     """Give back what a call opened when nobody is left to receive it."""
-    if not isinstance(result, outcome.Value):
-        return
-    if isinstance(result.value, RealFile):
-        result.value.close()
-    elif isinstance(result.value, RealDirectoryLock):
-        result.value.release()
+    if isinstance(result, RealFile):
+        result.close()
+    elif isinstance(result, RealDirectoryLock):
+        result.release()
