@@ -483,40 +483,76 @@ async def test_cancelling_a_started_job_lets_it_finish(machine: Machine, lane: L
     assert found.size_bytes == 3
 
 
+class Labels:
+    """Makes the jobs of a series, one for each label; ends the series behind the last."""
+
+    def __init__(self, lane: Lane, *labels: str) -> None:
+        self.labels = list(labels)
+        self.log: list[str] = []
+        self.settled: list[str] = []
+        self.series = lane.series(self.next_job, self.settled.append)
+
+    def next_job(self) -> Job[str] | None:
+        if not self.labels:
+            self.series.end()
+            return None
+        return pure_job(self.log, self.labels.pop(0))
+
+
 async def test_the_jobs_of_a_series_let_others_in_between(machine: Machine, lane: Lane) -> None:
-    log: list[str] = []
-    labels = ["first", "second", "third"]
-    settled: list[str] = []
-    counts: list[int] = []
-    has_entered = False
+    work = Labels(lane, "second", "third")
+    log, next_job, has_entered = work.log, work.next_job, False
 
     def first_job() -> Job[str]:
         while not has_entered:
             yield from append_job(machine, "data", b"x")
         return (yield from pure_job(log, "first"))
 
-    def next_job() -> Job[str] | None:
-        label = labels.pop(0) if labels else None
-        if label == "first":
-            return first_job()
-        return None if label is None else pure_job(log, label)
-
-    async def run_series() -> None:
-        counts.append(await lane.run_series(next_job, settled.append))
-
+    makers = [first_job]
+    series = lane.series(lambda: makers.pop()() if makers else next_job(), work.settled.append)
+    work.series = series
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_series)
+        nursery.start_soon(series.run)
         await trio.lowlevel.checkpoint()
         nursery.start_soon(lane.run, pure_job(log, "other"))
         await trio.lowlevel.checkpoint()
         has_entered = True
     assert log == ["first", "other", "second", "third"]
-    assert settled == ["first", "second", "third"]
-    assert counts == [3]
-    assert await lane.run_series(next_job, settled.append) == 0
+    assert work.settled == ["first", "second", "third"]
 
 
-async def test_what_a_series_raises_reaches_its_caller_and_the_lane_goes_on(
+async def test_a_series_rests_until_it_is_stirred_and_runs_until_it_is_ended(lane: Lane) -> None:
+    log: list[str] = []
+    labels: list[str] = []
+    settled = trio.Event()
+    series = lane.series(
+        lambda: pure_job(log, labels.pop()) if labels else None, lambda _: settled.set()
+    )
+    assert not series.is_resting
+    series.stir()  # nobody runs it
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(series.run)
+            await wait_all_tasks_blocked()
+            assert series.is_resting
+            series.stir()  # there is nothing to do
+            assert series.is_resting
+            for label in ("first", "second"):
+                labels.append(label)
+                settled = trio.Event()
+                series.stir()
+                assert not series.is_resting
+                series.stir()  # it is under way
+                await settled.wait()
+            labels.append("left")
+            series.end()
+            series.stir()
+        assert labels.pop() == "left"
+        assert not series.is_resting
+    assert log == ["first", "second"] * 2
+
+
+async def test_what_goes_wrong_in_a_series_is_raised_where_it_is_run(
     machine: Machine, lane: Lane
 ) -> None:
     settled: list[object] = []
@@ -525,24 +561,38 @@ async def test_what_a_series_raises_reaches_its_caller_and_the_lane_goes_on(
         return (yield machine.host.fs.unlink, (machine.path("missing"),))
 
     with fails_with(errno.ENOENT):
-        await lane.run_series(removing, settled.append)
+        await lane.series(removing, settled.append).run()
     assert settled == []
 
     log: list[str] = []
     labels = ["first", "second"]
-
-    def job_or_fail() -> Job[str]:
-        return pure_job(log, labels.pop(0))
-
     with pytest.raises(IndexError):  # at the third
-        await lane.run_series(job_or_fail, settled.append)
+        await lane.series(lambda: pure_job(log, labels.pop(0)), settled.append).run()
     assert settled == ["first", "second"]
 
     def refuse(_result: str) -> None:
         raise ValueError("not this one")
 
     with pytest.raises(ValueError, match="not this one"):
-        await lane.run_series(lambda: pure_job(log, "third"), refuse)
+        await lane.series(lambda: pure_job(log, "third"), refuse).run()
+
+    def fail_when_stirred() -> Job[str] | None:
+        if settled:
+            settled.clear()
+            return None
+        raise ValueError("stirred")
+
+    series = lane.series(fail_when_stirred, settled.append)
+
+    async def run_in_vain() -> None:
+        with pytest.raises(ValueError, match="stirred"):
+            await series.run()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_in_vain)
+        await wait_all_tasks_blocked()
+        series.stir()
+        series.stir()
     assert await lane.run(pure_job(log, "after")) == "after"
     assert log == ["first", "second", "third", "after"]
 
@@ -572,17 +622,64 @@ async def test_a_series_that_is_cancelled_settles_the_job_that_runs_and_makes_no
                 yield from append_job(machine, "data", b"x")
         return f"job {number}"
 
+    series = lane.series(next_job, settled.append)
     with scope:
-        assert await lane.run_series(next_job, settled.append) == 2
+        await series.run()
+        series.stir()
         await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     assert made == [0, 1]
     assert settled == ["job 0", "job 1"]
     with trio.CancelScope() as scope:
         scope.cancel()
-        await lane.run_series(next_job, settled.append)
+        await series.run()
     assert scope.cancelled_caught
     assert made == [0, 1]
+
+
+async def test_a_series_that_is_cancelled_in_the_queue_or_at_rest_does_nothing(
+    machine: Machine, lane: Lane
+) -> None:
+    log: list[str] = []
+    has_begun = is_over = False
+
+    def long_job() -> Job[None]:
+        nonlocal has_begun
+        while not is_over:
+            yield from append_job(machine, "data", b"x")
+            has_begun = True
+
+    series = lane.series(lambda: pure_job(log, "never"), log.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lane.run, long_job())
+        while not has_begun:
+            await trio.lowlevel.checkpoint()
+        with trio.move_on_after(0.01) as scope:
+            await series.run()
+        assert scope.cancelled_caught
+        series.stir()
+        is_over = True
+    resting = lane.series(lambda: None, log.append)
+    with trio.move_on_after(0.01) as scope:
+        await resting.run()
+    assert scope.cancelled_caught
+    assert log == []
+
+
+async def test_a_series_cancelled_by_what_it_does_begins_no_further_job(lane: Lane) -> None:
+    log: list[str] = []
+    settled: list[str] = []
+    with trio.CancelScope() as scope:
+
+        def settle(result: str) -> None:
+            settled.append(result)
+            scope.cancel()
+
+        await lane.series(lambda: pure_job(log, "once"), settle).run()
+    assert scope.cancelled_caught
+    assert settled == ["once"]
+    assert await lane.run(pure_job(log, "after")) == "after"
+    assert log == ["once", "after"]
 
 
 async def test_a_lane_that_was_stopped_refuses_jobs(machine: Machine) -> None:
@@ -593,6 +690,8 @@ async def test_a_lane_that_was_stopped_refuses_jobs(machine: Machine) -> None:
         nursery.cancel_scope.cancel()
     with pytest.raises(StuckIO, match="short-lived"):
         await lane.run(append_job(machine, "data", b"x"))
+    with pytest.raises(StuckIO, match="short-lived"):
+        await lane.series(lambda: append_job(machine, "data", b"x"), print).run()
 
 
 async def test_a_lane_must_be_served(machine: Machine) -> None:

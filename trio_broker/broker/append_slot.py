@@ -101,11 +101,15 @@ class AwaitedAppend:
         self.slots: list[AppendSlot] = []
 
     def submit(self, replica: Replica, buffer: Buffer, header: BatchHeader) -> AppendSlot:
-        """Queue a batch on a replica; `wait` then waits for it too."""
+        """Queue a batch on a replica, for a commit of its own if the shard has nothing to do.
+
+        `wait` then waits for it too.
+        """
         slot = AppendSlot(replica, buffer, header, self)
         self.slots.append(slot)
         self._open_count += 1
         replica.append(slot)
+        replica.shard.begin_commit()
         return slot
 
     def slot_resolved(self) -> None:

@@ -64,7 +64,8 @@ class Shard(ShardReplicas):
         self._parked_writer: trio.lowlevel.Task | None = None
         self._taken: list[AppendSlot] = []  # by the commit that is under way
         self._planned: list[PlannedCommit] = []  # its parts
-        self._has_to_pause = False  # when it has ended
+        self._series = lane.series(self._next_in_series, self._settle_in_series)
+        self._holds_changes = False  # the series does, for the commit that is under way
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
 
@@ -79,13 +80,22 @@ class Shard(ShardReplicas):
     # Intake: synchronous, called by connections, the embedded API and coordinators.
 
     def enqueue(self, slot: AppendSlot) -> None:
-        """Queue a batch for the next commit."""
+        """Queue a batch for the next commit.
+
+        Whoever has queued the last one calls `begin_commit`, or the flusher, which does.
+        """
         slot.size_bytes = len(slot.buffer)
         self._queue.append(slot)
         self.queued_bytes += slot.size_bytes
-        if self._parked_writer is not None:
+        if self._series.is_resting:
+            self._flusher.add_shard(self)
+        elif self._parked_writer is not None:
             task, self._parked_writer = self._parked_writer, None
             trio.lowlevel.reschedule(task)
+
+    def begin_commit(self) -> None:
+        """Let the next commit begin if none is under way."""
+        self._series.stir()
 
     @property
     def has_room(self) -> bool:
@@ -181,31 +191,21 @@ class Shard(ShardReplicas):
             for replica in list(self._unflushed):
                 await self.attempt(replica, self._flush)
         if self._queue:
-            has_waited = await self._commit_queued()
+            has_waited = await self._commit()
         while self._checkpoints_due:
             replica, _ = self._checkpoints_due.popitem()
             await self.attempt(replica, self._checkpoint)
         return has_waited
 
-    def _is_wanted_elsewhere(self) -> bool:
-        """Whether the writer has to do something else than to commit, or to let others do it."""
-        return bool(
-            self._checkpoints_due
-            or self.log_dir.keeper.is_making_room
-            or self.changes.statistics().tasks_waiting
-            or self._flush_is_due()
-        )
-
     async def _wait_for_work(self) -> None:
-        """Park until a batch is queued or a flush is due."""
+        """Wait until there is something to do that the series of commits does not do."""
         if self._queue:
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return
-        if self._unflushed:
+        elif self._unflushed:
             with trio.move_on_at(self._flush_deadline()):
                 await self._park()
         else:
-            await self._park()
+            await self._commit_in_series()
 
     async def _park(self) -> None:
         self._parked_writer = trio.lowlevel.current_task()
@@ -234,31 +234,74 @@ class Shard(ShardReplicas):
                 slot.replica.refuse_sequence(slot.header)  # its client has given it up
         return taken
 
-    # Commits, one after the other: each is settled, and the next one planned, where the lane
-    # delivers what has come of it. The writer takes no turn of the event loop in between.
+    # Commits in a series. Where nothing else is to be done they begin in the task that has queued
+    # batches, and are settled where the lane delivers what has come of them: the writer sleeps.
 
-    async def _commit_queued(self, is_over: IsOver = never_over) -> bool:
+    async def _commit_in_series(self) -> None:
+        """Let commits follow one another until the writer has something else to do."""
+        cause: str | None = None
+        try:
+            await self._series.run()
+        except StuckIO as error:
+            cause = str(error)
+            self.log_dir.fail(error)
+        finally:
+            self._end_commit(cause)
+            self._let_go()
+
+    def _next_in_series(self) -> Job[list[Exception | None]] | None:
+        if not self._holds_changes:
+            if not self._queue:
+                return None
+            if self.is_changing or self.log_dir.keeper.is_making_room:
+                self._series.end()  # the writer can wait for it
+                return None
+            self.changes.acquire_nowait()
+            self._holds_changes = True
+        job = self._plan_commit(never_over)
+        if job is None:
+            self._let_go()
+        return job
+
+    def _settle_in_series(self, results: list[Exception | None]) -> None:
+        self._settle(results)
+        if (
+            self._checkpoints_due
+            or self._unflushed
+            or self.log_dir.keeper.is_making_room
+            or self.changes.statistics().tasks_waiting
+        ):
+            self._series.end()
+
+    def _let_go(self) -> None:
+        if self._holds_changes:
+            self._holds_changes = False
+            self.changes.release()
+
+    # A commit.
+
+    async def _commit(self, is_over: IsOver = never_over) -> bool:
         """Store what is queued and resolve the slots, whatever happens; the caller holds `changes`.
-
-        Goes on until the queue is empty, or the writer is wanted elsewhere after a commit.
 
         Returns:
             Whether there was anything to store, and so a wait for the lane.
         """
         cause: str | None = None
-        self._has_to_pause = False
+        job: Job[list[Exception | None]] | None = None
         try:
-            count = await self.lane.run_series(partial(self._next_commit, is_over), self._settle)
+            job = self._plan_commit(is_over)
+            if job is not None:
+                self._settle(await self.lane.run(job))
         except StuckIO as error:
             cause = str(error)
             self.log_dir.fail(error)
-            return True
         finally:
             self._end_commit(cause)
-        return count > 0
+        return job is not None
 
-    def _next_commit(self, is_over: IsOver) -> Job[list[Exception | None]] | None:
-        while self._queue and not self._has_to_pause:
+    def _plan_commit(self, is_over: IsOver) -> Job[list[Exception | None]] | None:
+        """Take what is queued, and make the job that stores it; None if there is nothing to do."""
+        while self._queue:
             self._taken = self._take()
             self._planned = self._plan(self._taken)
             self._flusher.flush()  # what planning has answered does not wait for the disk
@@ -273,7 +316,6 @@ class Shard(ShardReplicas):
         for commit, result in zip(commits, results, strict=False):
             self._attempt_now(commit.replica, commit.slots, self._settle_part, commit, result)
         self._end_commit()
-        self._has_to_pause = self._is_wanted_elsewhere()
 
     def _end_commit(self, cause: str | None = None) -> None:
         """Leave nothing of a commit behind, and nobody waiting for ever."""
@@ -411,7 +453,7 @@ class Shard(ShardReplicas):
         while True:
             async with self.changes:
                 if self._queue:
-                    await self._commit_queued(is_over)
+                    await self._commit(is_over)
                     continue
                 # No commit is under way, so those that are online now are in order.
                 replicas = [each for each in self.replicas.values() if not each.is_closing]

@@ -58,7 +58,7 @@ class ShardUpkeep:
     def __init__(self, *, log_dir: LogDir, lane: Lane, host: Host, config: StorageConfig) -> None:
         self.log_dir = log_dir
         self.lane = lane
-        self.changes = trio.Lock()
+        self.changes = trio.Semaphore(1, max_value=1)  # a lock that no task owns
         self._host = host
         self._config = config
         self._unflushed: dict[Replica, float] = {}
@@ -75,6 +75,11 @@ class ShardUpkeep:
     def is_running(self) -> bool:
         """Whether its tasks run: not between a fault and the next start."""
         return self._nursery is not None
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether somebody holds `changes`."""
+        return self.changes.value == 0
 
     def has_begun_to_flush(self) -> bool:
         """Whether a stop has come so far that no new replica is started any more."""

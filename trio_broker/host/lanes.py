@@ -35,6 +35,7 @@ from trio_broker.errors import StuckIO
 from trio_broker.host.file_system import RealDirectoryLock
 from trio_broker.host.files import RealFile
 from trio_broker.host.jobs import single_call
+from trio_broker.host.series import JobSeries
 from trio_broker.host.waker import Waker, make_waker
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class _Ticket:
 
     __slots__ = ("job", "result", "series", "_unclaimed")
 
-    def __init__(self, job: Job[Any], series: _Series | None = None) -> None:
+    def __init__(self, job: Job[Any], series: JobSeries[Any] | None = None) -> None:
         self.job: Job[Any] | None = job
         self.series = series
         self.result: outcome.Outcome[Any] | None = None
@@ -66,27 +67,6 @@ class _Ticket:
     def claim(self) -> bool:
         """Return True to the first caller, on whatever thread, and False to all others."""
         return self._unclaimed.acquire(blocking=False)
-
-
-class _Series:
-    """A task that has one job after another; the event loop alone uses it.
-
-    Attributes:
-        ticket: of the job that is in the lane.
-        count: jobs that have ended.
-        is_cancelled: the task was cancelled when a job had begun, so that one is the last.
-    """
-
-    __slots__ = ("count", "is_cancelled", "next_job", "settle", "ticket")
-
-    def __init__(
-        self, next_job: Callable[[], Job[Any] | None], settle: Callable[[Any], None]
-    ) -> None:
-        self.next_job = next_job
-        self.settle = settle
-        self.ticket: _Ticket | None = None
-        self.count = 0
-        self.is_cancelled = False
 
 
 class _Running(NamedTuple):
@@ -187,7 +167,7 @@ class RealLane:
         ticket = _Ticket(job)
 
         def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
-            if self._withdraw(ticket):
+            if self.withdraw(ticket):
                 return trio.lowlevel.Abort.SUCCEEDED
             return trio.lowlevel.Abort.FAILED  # it runs: its result is waited for
 
@@ -195,32 +175,27 @@ class RealLane:
         result: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
 
-    async def run_series(
+    def series(
         self, next_job: Callable[[], Job[T] | None], settle: Callable[[T], None]
-    ) -> int:
-        """Run one job after another; see `interface.Lane.run_series`.
+    ) -> JobSeries[T]:
+        """Make a series of jobs; see `interface.Lane.series`."""
+        return JobSeries(self, next_job, settle)
 
-        Raises:
-            StuckIO: as `run` does.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        job = next_job()
-        if job is None:
-            return 0
+    def enter(self, job: Job[Any], series: JobSeries[Any]) -> _Ticket:
+        """Take in a job of a series; see `series.SeriesLane`."""
         self._check_open()
-        series = _Series(next_job, settle)
+        assert series.task is not None
+        ticket = _Ticket(job, series)
+        self._enter(ticket, series.task)
+        return ticket
 
-        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
-            assert series.ticket is not None
-            if self._withdraw(series.ticket):
-                return trio.lowlevel.Abort.SUCCEEDED
-            series.is_cancelled = True
-            return trio.lowlevel.Abort.FAILED
-
-        series.ticket = _Ticket(job, series)
-        self._enter(series.ticket, trio.lowlevel.current_task())
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        return series.count
+    def withdraw(self, entered: _Ticket) -> bool:
+        """Take a job out again, unless it has begun."""
+        if not entered.claim():
+            return False
+        entered.job = None
+        del self._waiting[entered]
+        return True
 
     def _check_open(self) -> None:
         if not self._was_started:
@@ -238,14 +213,6 @@ class RealLane:
         self._queue.put(ticket)
         if self._check_at == math.inf:
             self._look_again_in(self._limit * _SUSPECT_SHARE)
-
-    def _withdraw(self, ticket: _Ticket) -> bool:
-        """Take a job out again whose task is cancelled, unless it has begun."""
-        if not ticket.claim():
-            return False
-        ticket.job = None
-        del self._waiting[ticket]
-        return True
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver results until cancelled; see `interface.Lane.serve`.
@@ -301,25 +268,9 @@ class RealLane:
                 continue
             assert result is not None
             if ticket.series is not None and isinstance(result, outcome.Value):
-                try:
-                    if self._go_on(ticket.series, result.value, task):
-                        continue
-                except Exception as error:  # noqa: BLE001 - it is that of the task that waits
-                    result = outcome.Error(error)
-            trio.lowlevel.reschedule(task, result)
-
-    def _go_on(self, series: _Series, result: Any, task: trio.lowlevel.Task) -> bool:
-        """Settle what a job of a series has come to; begin the next, and return whether one is."""
-        series.count += 1
-        series.settle(result)
-        if series.is_cancelled or self._is_stopping or self._stuck is not None:
-            return False
-        job = series.next_job()
-        if job is None:
-            return False
-        series.ticket = _Ticket(job, series)
-        self._enter(series.ticket, task)
-        return True
+                ticket.series.job_ended(result.value)
+            else:
+                trio.lowlevel.reschedule(task, result)
 
     def _look_again_in(self, seconds: float) -> None:
         self._check_at = trio.current_time() + seconds

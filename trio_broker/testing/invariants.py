@@ -171,7 +171,7 @@ def _audit_partition(
         raise Violation(
             f"I1 {partition} ends at {end}: {len(lost)} records from offset {min(lost)} on are lost"
         )
-    is_changing = replica.shard.changes.locked()
+    is_changing = replica.shard.is_changing
     batches = list(read_log(tree, log.directory, start, end, is_changing=is_changing))
     _check_order(partition, batches)
     records = [

@@ -25,6 +25,7 @@ import trio
 from attrs import define
 
 from trio_broker.errors import StuckIO
+from trio_broker.host.series import JobSeries
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import NodeDead
 from trio_broker.testing.sim.handles import SimDirectoryLock, SimFile
@@ -43,7 +44,7 @@ class _Entry:
 
     job: Job[Any]
     task: trio.lowlevel.Task
-    series: _Series | None = None
+    series: JobSeries[Any] | None = None
     is_started: bool = False
     is_answered: bool = False
 
@@ -52,17 +53,6 @@ class _Entry:
         if not self.is_answered:
             self.is_answered = True
             trio.lowlevel.reschedule(self.task, result)
-
-
-@define(eq=False)
-class _Series:
-    """A task that has one job after another; `entry` is the one in the lane."""
-
-    next_job: Callable[[], Job[Any] | None]
-    settle: Callable[[Any], None]
-    entry: _Entry | None = None
-    count: int = 0
-    is_cancelled: bool = False
 
 
 class SimLane:
@@ -125,60 +115,53 @@ class SimLane:
 
     async def run(self, job: Job[T]) -> T:
         """Run a job to its end; see `Lane.run`."""
-        self._check_served()
+        if not self._was_started:
+            raise RuntimeError(f"lane {self._name} is not being served")
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._is_ended or self._stuck_in:
-            job.close()
-            raise self._refusal()
+        self._check_open(job)
         entry = _Entry(job, trio.lowlevel.current_task())
         self._enter(entry)
 
         def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            return self._withdraw(entry)
+            if self.withdraw(entry):
+                return trio.lowlevel.Abort.SUCCEEDED
+            return trio.lowlevel.Abort.FAILED
 
         result: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
 
-    async def run_series(
+    def series(
         self, next_job: Callable[[], Job[T] | None], settle: Callable[[T], None]
-    ) -> int:
-        """Run one job after another; see `Lane.run_series`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        job = next_job()
-        if job is None:
-            return 0
-        self._check_served()
+    ) -> JobSeries[T]:
+        """Make a series of jobs; see `Lane.series`."""
+        return JobSeries(self, next_job, settle)
+
+    def enter(self, job: Job[Any], series: JobSeries[Any]) -> _Entry:
+        """Take in a job of a series; see `series.SeriesLane`."""
+        assert series.task is not None
+        self._check_open(job)
+        entry = _Entry(job, series.task, series)
+        self._enter(entry)
+        return entry
+
+    def withdraw(self, entered: _Entry) -> bool:
+        """Take a job out again, unless it has begun."""
+        if entered.is_started:
+            return False
+        self._queue.remove(entered)
+        entered.job.close()
+        return True
+
+    def _check_open(self, job: Job[Any]) -> None:
+        if not self._was_started:
+            raise RuntimeError(f"lane {self._name} is not being served")
         if self._is_ended or self._stuck_in:
             job.close()
             raise self._refusal()
-        series = _Series(next_job, settle)
-        series.entry = _Entry(job, trio.lowlevel.current_task(), series)
-        self._enter(series.entry)
-
-        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            assert series.entry is not None
-            answer = self._withdraw(series.entry)
-            series.is_cancelled = answer is trio.lowlevel.Abort.FAILED
-            return answer
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        return series.count
-
-    def _check_served(self) -> None:
-        if not self._was_started:
-            raise RuntimeError(f"lane {self._name} is not being served")
 
     def _enter(self, entry: _Entry) -> None:
         self._queue.append(entry)
         self._arrived.set()
-
-    def _withdraw(self, entry: _Entry) -> trio.lowlevel.Abort:
-        """Take a job out again whose task is cancelled, unless it has begun."""
-        if entry.is_started:
-            return trio.lowlevel.Abort.FAILED
-        self._queue.remove(entry)
-        entry.job.close()
-        return trio.lowlevel.Abort.SUCCEEDED
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Run one call as a job of its own; see `Lane.call`."""
@@ -229,30 +212,17 @@ class SimLane:
             # Whatever the job made of it: a machine without power says nothing more.
             entry.answer(outcome.Error(NodeDead()))
         elif isinstance(yielded.error, StopIteration):
-            if not self._goes_on(entry, yielded.error.value):
-                entry.answer(outcome.Value(yielded.error.value))
+            self._ended(entry, yielded.error.value)
         else:
             entry.answer(yielded)
 
-    def _goes_on(self, entry: _Entry, result: Any) -> bool:
-        """Settle what a job of a series has come to; enter the next, and return whether one is."""
-        series = entry.series
-        if series is None or entry.is_answered:
-            return False
-        following = outcome.capture(self._settle, series, result)
-        if isinstance(following, outcome.Error):
-            entry.answer(following)
-        if isinstance(following, outcome.Error) or following.value is None:
-            return False
-        series.entry = _Entry(following.value, entry.task, series)
-        self._enter(series.entry)
-        return True
-
-    def _settle(self, series: _Series, result: Any) -> Job[Any] | None:
-        """Settle what a job has come to, and make the next one if there is to be one."""
-        series.count += 1
-        series.settle(result)
-        return None if series.is_cancelled else series.next_job()
+    def _ended(self, entry: _Entry, result: Any) -> None:
+        """Hand a result over, unless its task was told StuckIO long ago."""
+        if entry.series is None or entry.is_answered:
+            entry.answer(outcome.Value(result))
+        else:
+            entry.is_answered = True
+            entry.series.job_ended(result)
 
     async def _perform(
         self, entry: _Entry, function: Callable[..., Any], args: tuple[Any, ...]

@@ -427,5 +427,5 @@ async def wait_until_logs_rest(life: Life) -> None:
 
     During one, files have their new names already, and the log says what it said before.
     """
-    while any(shard.changes.locked() for each in life.state.log_dirs for shard in each.shards):  # noqa: ASYNC110
+    while any(shard.is_changing for each in life.state.log_dirs for shard in each.shards):  # noqa: ASYNC110
         await trio.sleep(_LOOK_SECONDS)
