@@ -55,8 +55,9 @@ class ResponseFlusher:
     def flush(self) -> None:
         """Begin what is to be committed, and send what is ready, in the order it became ready."""
         while self._shards or self._ready:
-            while self._shards:
-                self._shards.popitem()[0].begin_commit()
+            shards, self._shards = self._shards, {}
+            for shard in shards:
+                shard.begin_commit()
             ready, self._ready = self._ready, {}
             for connection in ready:
                 fault = self._supervisor.absorb_now("connection", connection.send_ready)

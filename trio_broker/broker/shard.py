@@ -1,9 +1,12 @@
 """A shard: the replicas of one log dir that share one writer and one I/O lane.
 
-The writer is the only task that appends. It takes everything queued, lets each log plan its part
-in pure code, runs *one* lane job for all of them (one vectored write per replica, then fdatasync
-where the mode asks for it), and only on success publishes; on failure the files have been cut back
-and exactly the slots of that replica are refused. No state to roll back.
+Nobody but the writer appends. A commit takes everything queued, lets each log plan its part in pure
+code, runs *one* lane job for all of them (one vectored write per replica, then fdatasync where the
+mode asks for it), and only on success publishes; on failure the files have been cut back and
+exactly the slots of that replica are refused. No state to roll back.
+
+The writer's task sleeps while commits follow one another in a series (`host/series.py`). What
+becomes of them is its business all the same: it is woken for errors, and for all else that is due.
 
 Whoever else changes a log (retention, deletion, flushing at shutdown) holds `Shard.changes`
 meanwhile, which the writer holds during a commit.
@@ -250,18 +253,23 @@ class Shard(ShardReplicas):
             self._let_go()
 
     def _next_in_series(self) -> Job[list[Exception | None]] | None:
-        if not self._holds_changes:
-            if not self._queue:
-                return None
-            if self.is_changing or self.log_dir.keeper.is_making_room:
-                self._series.end()  # the writer can wait for it
-                return None
-            self.changes.acquire_nowait()
-            self._holds_changes = True
-        job = self._plan_commit(never_over)
+        job = None
+        if self._queue and self._has_changes():
+            job = self._plan_commit(never_over)
         if job is None:
             self._let_go()
+            if self._queue:
+                self._series.end()  # the writer can wait, and it gives others a turn
         return job
+
+    def _has_changes(self) -> bool:
+        """Hold `changes`, unless one has to wait for it or for room."""
+        if not self._holds_changes:
+            if self.is_changing or self.log_dir.keeper.is_making_room:
+                return False
+            self.changes.acquire_nowait()
+            self._holds_changes = True
+        return True
 
     def _settle_in_series(self, results: list[Exception | None]) -> None:
         self._settle(results)
@@ -300,14 +308,11 @@ class Shard(ShardReplicas):
         return job is not None
 
     def _plan_commit(self, is_over: IsOver) -> Job[list[Exception | None]] | None:
-        """Take what is queued, and make the job that stores it; None if there is nothing to do."""
-        while self._queue:
-            self._taken = self._take()
-            self._planned = self._plan(self._taken)
-            self._flusher.flush()  # what planning has answered does not wait for the disk
-            if self._planned:
-                return commit_job(self._planned, is_over)
-        return None
+        """Take what is queued, and make the job that stores it; None if nothing is to be stored."""
+        self._taken = self._take()
+        self._planned = self._plan(self._taken)
+        self._flusher.flush()  # what planning has answered does not wait for the disk
+        return commit_job(self._planned, is_over) if self._planned else None
 
     def _settle(self, results: list[Exception | None]) -> None:
         """Publish what a commit has stored, and refuse what it has not."""
