@@ -41,7 +41,7 @@ from trio_broker.testing.sim.run import Result, Simulation, simulate
 from trio_broker.testing.swarm import Swarm
 from trio_broker.testing.workload.operating import operate
 from trio_broker.testing.workload.producing import produce_request
-from trio_broker.testing.workload.world import World, run_world, wait_until_logs_rest
+from trio_broker.testing.workload.world import World, run_world, wait_until_all_rests
 from trio_broker.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
 from trio_broker.wire.messages.heartbeat import HeartbeatRequest
 from trio_broker.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
@@ -425,7 +425,7 @@ async def _look_at_what_is_left(world: World) -> None:
     life = world.server.serving
     assert life is not None and world.before is not None
     await trio.sleep(30.0)  # members that have left are forgotten by then
-    await wait_until_logs_rest(life)
+    await wait_until_all_rests(life)
     invariants.audit(world.model, life, is_start=False)
     invariants.check_quiet(life, world.before, clients=0)
     invariants.check_directories(world.model, life)

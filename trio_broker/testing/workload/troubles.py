@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import evolve
 
+from trio_broker.broker.broker import HURRY_SECONDS
 from trio_broker.testing.brokers import directory_of
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.inodes import BLOCK_BYTES
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _SECONDS_MAX = 5.0
 #: How many clients ask for what is beside a fault.
 _BYSTANDERS = 2
+#: A broker that stops in a hurry gives up calls that take longer, or somewhat longer.
+HURRIED_CALL_SECONDS = 0.1 * HURRY_SECONDS
 #: Within this a process that meets a failed fsync has left a note of it.
 _NOTE_SECONDS = 0.1
 
@@ -204,6 +207,12 @@ class Troublemaker:
         self._server.fs.thaw()
         await trio.sleep(_NOTE_SECONDS)
 
+    def _patience_seconds(self) -> float:
+        """How long a call of the disk may take; a broker that is cancelled has less patience."""
+        seconds = self._world.swarm.config.storage.operation_seconds_max
+        hurries = "cancel" in self._world.swarm.troubles
+        return min(seconds, HURRIED_CALL_SECONDS) if hurries else seconds
+
     async def _fail_fsync(self) -> None:
         self._disk(lies=True, sync_error_rate=self._draws.choice((0.05, 0.5, 1.0)))
         await self._for_a_while()
@@ -223,7 +232,7 @@ class Troublemaker:
     async def _slow_disk_down(self) -> None:
         slow = self._draws.choice((0.01, 0.1))
         # So slow that calls may be given up, where these have a short deadline.
-        lies = self._world.swarm.config.storage.operation_seconds_max < 50 * slow
+        lies = self._patience_seconds() < 50 * slow
         self._disk(
             lies=lies,
             refuses=lies,
@@ -250,7 +259,7 @@ class Troublemaker:
                 (PathFaults(sync_error_rate=draws.choice((0.5, 1.0))), True),
                 (PathFaults(is_full=True), False),
                 (PathFaults(is_frozen=True), hangs),
-                (_SLOW, config.storage.operation_seconds_max < _SECONDS_MAX),
+                (_SLOW, self._patience_seconds() < _SECONDS_MAX),
             )
         )
         self._world.model.disk_was_full |= faults.is_full

@@ -55,6 +55,8 @@ FLUSH_SLACK_SECONDS = 1.0
 #: A system call that was slow when the disk became well comes back, or is given up, within this.
 SLOW_CALL_SECONDS = 3.0
 _LOOK_SECONDS = 0.25
+#: No read of a resident takes longer, where nothing else goes on.
+READ_SECONDS = 2.0
 
 
 #: Clients that end by themselves.
@@ -388,7 +390,7 @@ class _Run:
         assert world.before is not None and server.life is not None
         self.admin.close()
         await trio.sleep(HOUSEKEEPING_SECONDS)
-        await wait_until_logs_rest(server.life)
+        await wait_until_all_rests(server.life)
         invariants.audit(world.model, server.life, is_start=False)
         invariants.check_quiet(server.life, world.before, clients=0)
         invariants.check_retention(world.model, server.life)
@@ -403,6 +405,7 @@ class _Run:
                 await self.admin.insist_on_deleting(topic)
             self.admin.close()
             await trio.sleep(1.0)
+            await wait_until_all_rests(server.life)
             invariants.check_quiet(server.life, world.before, clients=0)
             invariants.check_directories(world.model, server.life)
         await world.stop(by_leaving=draws.random() < 0.5)
@@ -422,10 +425,14 @@ class _Run:
             await self.world.start()
 
 
-async def wait_until_logs_rest(life: Life) -> None:
-    """Wait for a moment in which no job of retention is under way.
+async def wait_until_all_rests(life: Life) -> None:
+    """Wait for a moment in which no job of retention is under way, and no resident reads.
 
-    During one, files have their new names already, and the log says what it said before.
+    During such a job, files have their new names already, and the log says what it said before.
     """
-    while any(shard.is_changing for each in life.state.log_dirs for shard in each.shards):  # noqa: ASYNC110
+    state = life.state
+    reads_until = trio.current_time() + READ_SECONDS
+    while any(shard.is_changing for each in state.log_dirs for shard in each.shards) or (  # noqa: ASYNC110
+        state.response_memory.used_bytes and trio.current_time() < reads_until
+    ):
         await trio.sleep(_LOOK_SECONDS)
