@@ -315,6 +315,32 @@ async def test_when_data_is_made_durable(world: World) -> None:
 
 
 @simulated
+async def test_what_one_interval_may_lose_is_never_more_than_its_bytes(world: World) -> None:
+    """A write that would make it more is synced with what its log holds, before it is answered."""
+    limit_bytes = 64 * 1024
+    storage = attrs.evolve(
+        world.config().storage,
+        shards_per_log_dir=1,
+        flush_interval_ms=60_000,
+        flush_interval_bytes=limit_bytes,
+    )
+    async with world.running(storage=storage) as run:
+        await run.broker.create_topic("orders", partitions=3, configs={"durability": "interval"})
+        logs = [run.replica("orders", partition).log for partition in range(3)]
+        syncs = 0
+        async with world.connect() as client:
+            for number in range(30):
+                before = [log.durable_offset for log in logs]
+                batch = make_batch(bytes(10_000))
+                answer = await client.produce(batch, partition=number % 3)
+                assert answer.error_code == 0
+                assert sum(log.unflushed_bytes for log in logs) < limit_bytes
+                syncs += before != [log.durable_offset for log in logs]
+                await trio.sleep(1.0)
+        assert 3 <= syncs <= 15
+
+
+@simulated
 async def test_nothing_is_acknowledged_while_a_flush_is_due(world: World) -> None:
     """However slow fsync is, what may be lost is what one interval's writes were."""
     interval_seconds, commit_seconds_max = 0.05, 0.05

@@ -30,6 +30,8 @@ from trio_broker.storage.disk_state import GONE
 from trio_broker.storage.log import Accepted, BatchToAppend, Duplicate, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.response_flusher import ResponseFlusher
@@ -368,8 +370,23 @@ class Shard(ShardReplicas):
             segment_bytes_max=keeper.segment_bytes_max if replica.topic.rolls_early else INT32_MAX,
             reserve_bytes=keeper.reserve_bytes,
         )
-        sync = replica.topic.durability is Durability.FSYNC
-        commits.append(PlannedCommit(replica, slots, plan, sync=sync))
+        commit = PlannedCommit(replica, slots, plan)
+        commit.sync = self._syncs(commit, commits)
+        commits.append(commit)
+
+    def _syncs(self, commit: PlannedCommit, others: Sequence[PlannedCommit]) -> bool:
+        """Whether a part is synced with the write.
+
+        In interval mode that is cheaper than a flush by bytes, which would come right behind it.
+        """
+        durability = commit.replica.topic.durability
+        if durability is Durability.INTERVAL:
+            written_bytes = sum(other.size_bytes for other in others if not other.sync)
+            return (
+                self._unflushed_bytes() + written_bytes + commit.size_bytes
+                >= self._config.flush_interval_bytes
+            )
+        return durability is Durability.FSYNC
 
     def _settle_part(self, commit: PlannedCommit, result: Exception | None) -> None:
         """Publish one replica's part, or take it back."""
@@ -390,7 +407,9 @@ class Shard(ShardReplicas):
         self.log_dir.keeper.appended(plan.size_bytes)
         if log.checkpoint_due:
             self._checkpoints_due[replica] = None
-        if not commit.sync and replica.topic.durability is Durability.INTERVAL:
+        if plan.is_synced:
+            self._unflushed.pop(replica, None)
+        elif replica.topic.durability is Durability.INTERVAL:
             self._unflushed.setdefault(replica, trio.current_time())
         start = log.log_start_offset
         for slot, outcome in zip(commit.slots, plan.outcomes, strict=True):

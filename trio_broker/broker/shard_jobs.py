@@ -38,18 +38,17 @@ class PlannedCommit:
     Attributes:
         log: the replica's when this was planned. By the time the job has ended it may have been
             closed, with the task of its replica.
+        sync: whether it is made durable with the write.
     """
 
     __slots__ = ("log", "plan", "replica", "size_bytes", "slots", "sync")
 
-    def __init__(
-        self, replica: Replica, slots: list[AppendSlot], plan: AppendPlan, *, sync: bool
-    ) -> None:
+    def __init__(self, replica: Replica, slots: list[AppendSlot], plan: AppendPlan) -> None:
         self.replica = replica
         self.log = replica.log
         self.slots = slots
         self.plan = plan
-        self.sync = sync
+        self.sync = False
         self.size_bytes = sum(slot.size_bytes for slot in slots)
 
 

@@ -113,13 +113,13 @@ class ShardUpkeep:
     def _flush_is_due(self) -> bool:
         if not self._unflushed:
             return False
-        unflushed_bytes = sum(
-            replica.log.unflushed_bytes for replica in self._unflushed if replica.has_log
-        )
         return (
-            unflushed_bytes >= self._config.flush_interval_bytes
+            self._unflushed_bytes() >= self._config.flush_interval_bytes
             or trio.current_time() >= self._flush_deadline()
         )
+
+    def _unflushed_bytes(self) -> int:
+        return sum(replica.log.unflushed_bytes for replica in self._unflushed if replica.has_log)
 
     async def _flush(self, replica: Replica) -> None:
         """Make what a replica has written durable; the caller holds `changes`."""
