@@ -24,7 +24,16 @@ from tests.broker.admin_calls import (
     producers_request,
     replace_request,
 )
-from tests.broker.harness import World, codes, make_batch, running, simulated, slow
+from tests.broker.harness import (
+    World,
+    codes,
+    failing,
+    make_batch,
+    running,
+    simulated,
+    slow,
+)
+from tests.broker.retained import eventually
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.config import TopicConfig
 from trio_broker.config_catalog import BROKER_CONFIGS, TOPIC_CONFIGS, Treatment
@@ -226,6 +235,28 @@ async def test_deleted_records_do_not_come_back(world: World) -> None:
         log = run.replica("orders").log
         assert (log.log_start_offset, log.log_end_offset) == (3, 4)
         assert (await client.fetch(0)).error_code == ErrorCode.OFFSET_OUT_OF_RANGE
+
+
+@simulated
+async def test_deleted_records_stay_away_when_a_log_is_opened_again_that_was_not_told(
+    world: World,
+) -> None:
+    """The disk refuses to write it down, so a restart may forget it, and nothing else."""
+    async with world.running() as run, world.connect() as client:
+        await run.broker.create_topic("orders")
+        for _ in range(4):
+            await client.produce(make_batch())
+        replica = run.replica("orders")
+        with failing("write_at", "checkpoint"):
+            answer = await client.call(delete_records_request("orders", {0: 3}))
+            assert codes(answer.topics[0].partitions) == [ErrorCode.KAFKA_STORAGE_ERROR]
+            assert replica.log.log_start_offset == 3
+            first = replica.log
+            replica.shard.take_offline(replica, "to be opened again")
+            await eventually(lambda: replica.has_log and replica.log is not first)
+        assert replica.log.log_start_offset == 3
+        assert (await client.fetch(2)).error_code == ErrorCode.OFFSET_OUT_OF_RANGE
+        assert (await client.fetch(3)).error_code == 0
 
 
 @simulated

@@ -99,6 +99,7 @@ class Replica:
         "_log",
         "_parked",
         "_refused",
+        "_start_offset",
         "after_failed_sync",
         "boundary",
         "cause",
@@ -135,6 +136,7 @@ class Replica:
         self.cause = ""
         self._log: Log | None = None
         self._refused: ProducerStateTable | None = None  # while no log is open
+        self._start_offset = 0  # of the log last open; the disk may not know of it
         self.after_failed_sync = False
         self.is_durable = True
         self.may_be_made = False
@@ -294,6 +296,8 @@ class Replica:
     def go_online(self, log: Log) -> None:
         """Start serving from `log`."""
         self._log = log
+        # Records that were deleted, or seen to be gone, do not come back while this process runs.
+        log.advance_start_offset(min(self._start_offset, log.log_end_offset))
         if self._refused is not None:
             log.producers.adopt_refusals(self._refused)
             self._refused = None
@@ -313,6 +317,7 @@ class Replica:
         """Close the log's files, if it has any open, and forget it. Synchronous, idempotent."""
         if self._log is not None:
             log, self._log = self._log, None
+            self._start_offset = max(self._start_offset, log.log_start_offset)
             self.after_failed_sync = self.after_failed_sync or log.has_failed_sync
             self.is_durable = self.is_durable and log.is_durable
             if not self.is_closing and len(log.producers):
