@@ -373,6 +373,12 @@ def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return wrapper
 
 
+async def code_of(client: Any, replica: Replica, **arguments: Any) -> int:
+    """Produce a batch to a replica's partition; return the error code of the answer."""
+    batch = make_batch(b"x" * 100)
+    return (await client.produce(batch, partition=replica.partition, **arguments)).error_code
+
+
 @contextmanager
 def failing(
     call: str, part: str, error: int = errno.EIO, *, on: Any = SimFile

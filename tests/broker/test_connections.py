@@ -323,6 +323,19 @@ async def test_what_is_no_request_closes_its_connection_only(
         assert await witness.call(ApiVersionsRequest(), 0) is not None
 
 
+@simulated
+async def test_what_came_before_a_broken_frame_is_stored(world: World) -> None:
+    """It is in the queue, and nobody else is there to begin a commit."""
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            frame = client.encode(produce_request(make_batch()), 11)
+            await client.send_bytes(frame + b"\xff" * 8)
+            await client.wait_closed()
+        await trio.sleep(0.5)
+        assert run.replica("orders").log.log_end_offset == 1
+
+
 async def test_a_client_that_only_stops_sending_gets_its_answers(
     wire_config: BrokerConfig,
 ) -> None:

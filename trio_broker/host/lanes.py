@@ -368,63 +368,50 @@ class RealLane:
             del ticket  # what it read may be large, and the next job far
 
     def _drive(self, ticket: _Ticket, job: Job[T]) -> T:
-        """Make the calls of a job, and let it have what comes of them."""
-        result: Any = None
-        failure: BaseException | None = None
-        try:
-            while not self._is_closed:
-                call = job.send(result) if failure is None else job.throw(failure)
-                result = failure = None
-                try:
-                    result = self._make_call(_Running(perf_counter(), ticket, *call))
-                except BaseException as error:  # noqa: BLE001 - the job is thrown it
-                    failure = error
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        finally:
-            failure = None  # it refers to this frame
+        result: outcome.Outcome[Any] = outcome.Value(None)
+        while not self._is_closed:
+            try:
+                function, arguments = result.send(job)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            result = self._invoke(_Running(perf_counter(), ticket, function, arguments))
         # Nobody waits any more. No further call, so that nothing changes behind the next owner.
         _discard(result)
         job.close()
         message = f"lane {self.name} was stopped before the job ended"
         raise StuckIO(message)
 
-    def _make_call(self, running: _Running) -> Any:
-        """Make one call; replace what comes of it by StuckIO if it came after its deadline."""
+    def _invoke(self, running: _Running) -> outcome.Outcome[Any]:
+        """Make one call; replace its result by StuckIO if it came after its deadline."""
         self._running = running
-        try:
-            result = running.function(*running.arguments)
-        except BaseException as error:
-            if self._call_ended(running):
-                raise self._too_late(running, f" with {error!r}") from None
-            raise
-        if self._call_ended(running):
-            _discard(result)
-            raise self._too_late(running)
-        return result
-
-    def _call_ended(self, running: _Running) -> bool:
-        """Take note of it; return whether nobody waits for the call any more."""
+        result: outcome.Outcome[Any] = outcome.capture(running.function, *running.arguments)
         with self._lock:
             self._running = None
             was_condemned = self._stuck is running
             if was_condemned:
                 self._stuck = None
-        return was_condemned
-
-    def _too_late(self, running: _Running, how: str = "") -> StuckIO:
+        if not was_condemned:
+            try:
+                return result
+            finally:
+                del result  # an error refers to this frame
         message = (
             f"lane {self.name}: {running.describe()} returned after "
-            f"{perf_counter() - running.started_at:.1f} s{how}"
+            f"{perf_counter() - running.started_at:.1f} s"
         )
+        if isinstance(result, outcome.Error):
+            message += f" with {result.error!r}"
         _log.warning("%s", message)
-        return StuckIO(message)
+        _discard(result)
+        return outcome.Error(StuckIO(message))
 
 
-def _discard(result: Any) -> None:
+def _discard(result: outcome.Outcome[Any]) -> None:
     """Give back what a call opened when nobody is left to receive it."""
-    if isinstance(result, RealFile):
-        result.close()
-    elif isinstance(result, RealDirectoryLock):
-        result.release()
+    if not isinstance(result, outcome.Value):
+        return
+    if isinstance(result.value, RealFile):
+        result.value.close()
+    elif isinstance(result.value, RealDirectoryLock):
+        result.value.release()
