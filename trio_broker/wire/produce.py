@@ -127,6 +127,8 @@ def parse_produce(frame: memoryview, body_start: int, version: int) -> ProduceRe
 
 
 _read_acks_timeout = Struct(">hi").unpack_from
+_read_acks_timeout_count = Struct(">hiB").unpack_from
+_read_index_length = Struct(">iB").unpack_from
 
 
 def _parse_flexible(frame: memoryview, offset: int, *, with_topic_ids: bool) -> ProduceRequest:
@@ -140,13 +142,11 @@ def _parse_flexible(frame: memoryview, offset: int, *, with_topic_ids: bool) -> 
     if size:
         transactional_id = str(frame[offset : offset + size - 1], "utf-8")
         offset += size - 1
-    acks, timeout_ms = _read_acks_timeout(frame, offset)
-    offset += 6
-    topic_count = frame[offset] - 1
-    offset += 1
-    if topic_count >= 0x7F:
+    acks, timeout_ms, topic_count = _read_acks_timeout_count(frame, offset)
+    offset += 7
+    if topic_count >= 0x80:
         topic_count, offset = read_long_varint(frame, offset - 1)
-        topic_count -= 1
+    topic_count -= 1
     if topic_count < 0:
         fail_length(topic_count)
     budget -= topic_count
@@ -197,8 +197,7 @@ def _parse_partitions_flexible(
         fail_budget()
     partitions = []
     for _ in range(partition_count):
-        index = read_int32(frame, offset)[0]
-        size = frame[offset + 4]
+        index, size = _read_index_length(frame, offset)
         offset += 5
         if size >= 0x80:
             size, offset = read_long_varint(frame, offset - 1)
