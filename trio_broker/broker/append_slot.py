@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 class SlotOwner(Protocol):
     """Who waits for slots."""
 
+    @property
+    def source(self) -> object:
+        """Where they come from: the same for all that one client has under way."""
+
     def slot_resolved(self) -> None:
         """Take note that one more slot has its outcome. Must not raise and must not block."""
 
@@ -99,6 +103,11 @@ class AwaitedAppend:
         self._event = trio.Event()
         self._open_count = 0
         self.slots: list[AppendSlot] = []
+
+    @property
+    def source(self) -> object:
+        """See `SlotOwner`."""
+        return self
 
     def submit(self, replica: Replica, buffer: Buffer, header: BatchHeader) -> AppendSlot:
         """Queue a batch on a replica, for a commit of its own if the shard has nothing to do.
