@@ -260,6 +260,33 @@ async def test_deleted_records_stay_away_when_a_log_is_opened_again_that_was_not
 
 
 @simulated
+async def test_where_a_log_began_that_has_become_shorter_since_is_forgotten(world: World) -> None:
+    """Else what is written to it from then on would be hidden when it is opened once more."""
+    async with world.running() as run, world.connect() as client:
+        await run.broker.create_topic("orders", configs={"durability": "os"})
+        replica = run.replica("orders")
+        for _ in range(10):
+            await client.produce(make_batch())
+        file = replica.log.segments[0].file
+        assert file is not None
+
+        async def open_again() -> None:
+            before = replica.log
+            replica.shard.take_offline(replica, "to be opened again")
+            await eventually(lambda: replica.has_log and replica.log is not before)
+
+        replica.log.advance_start_offset(10)
+        await replica.shard.lane.call(file.truncate, file.size // 2)
+        await open_again()
+        end = replica.log.log_end_offset
+        assert end < 10
+        for _ in range(20):
+            assert (await client.produce(make_batch())).error_code == 0
+        await open_again()
+        assert replica.log.log_start_offset == end
+
+
+@simulated
 async def test_what_is_not_written_down_in_time_is_no_success(world: World) -> None:
     async with world.running() as run, world.connect() as client:
         await run.broker.create_topic("orders", partitions=2)

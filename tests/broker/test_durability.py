@@ -6,8 +6,13 @@ import attrs
 import trio
 
 from tests.broker.harness import World, code_of, make_batch, simulated
-from trio_broker.config import Durability
+from trio_broker.config import Durability, TopicConfig
 from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.wire.messages.produce import (
+    PartitionProduceData,
+    ProduceRequest,
+    TopicProduceData,
+)
 
 
 @simulated
@@ -44,30 +49,79 @@ async def test_when_data_is_made_durable(world: World) -> None:
         assert run.replica("os").log.recovery.is_trusted
 
 
-@simulated
-async def test_what_one_interval_may_lose_is_never_more_than_its_bytes(world: World) -> None:
-    """A write that would make it more is synced with what its log holds, before it is answered."""
-    limit_bytes = 64 * 1024
-    storage = attrs.evolve(
-        world.config().storage,
-        shards_per_log_dir=1,
-        flush_interval_ms=60_000,
-        flush_interval_bytes=limit_bytes,
+#: No flush by time within a test.
+BY_BYTES = {"shards_per_log_dir": 1, "flush_interval_ms": 60_000, "flush_interval_bytes": 64 * 1024}
+
+
+def topic_data(topic: str, batch: bytes) -> TopicProduceData:
+    return TopicProduceData(
+        name=topic, partition_data=[PartitionProduceData(index=0, records=batch)]
     )
+
+
+@simulated
+async def test_a_write_that_fills_an_interval_is_synced_before_it_is_answered(
+    world: World,
+) -> None:
+    storage = attrs.evolve(world.config().storage, **BY_BYTES)
     async with world.running(storage=storage) as run:
-        await run.broker.create_topic("orders", partitions=3, configs={"durability": "interval"})
-        logs = [run.replica("orders", partition).log for partition in range(3)]
-        syncs = 0
+        await run.broker.create_topic("orders", configs={"durability": "interval"})
+        log = run.replica("orders").log
+        synced = []
         async with world.connect() as client:
-            for number in range(30):
-                before = [log.durable_offset for log in logs]
-                batch = make_batch(bytes(10_000))
-                answer = await client.produce(batch, partition=number % 3)
-                assert answer.error_code == 0
-                assert sum(log.unflushed_bytes for log in logs) < limit_bytes
-                syncs += before != [log.durable_offset for log in logs]
-                await trio.sleep(1.0)
-        assert 3 <= syncs <= 15
+            for _ in range(6):
+                assert (await client.produce(make_batch(bytes(25_000)))).error_code == 0
+                synced.append(log.is_durable)
+        assert synced == [False, False, True] * 2
+
+
+@simulated
+async def test_a_log_that_leaves_much_unflushed_is_not_paid_for_by_each_write_to_another(
+    world: World,
+) -> None:
+    storage = attrs.evolve(world.config().storage, **BY_BYTES)
+    async with world.running(storage=storage) as run:
+        await run.broker.create_topic("orders", partitions=2, configs={"durability": "interval"})
+        log = run.replica("orders", 1).log
+        async with world.connect() as client:
+            await client.produce(make_batch(bytes(65_000)))
+            syncs = 0
+            for _ in range(100):
+                before = log.durable_offset
+                await client.produce(make_batch(bytes(1_000)), partition=1)
+                syncs += log.durable_offset != before
+        assert 1 <= syncs <= 5
+
+
+@simulated
+async def test_what_is_written_to_other_kinds_of_topics_fills_no_interval(world: World) -> None:
+    storage = attrs.evolve(world.config().storage, **BY_BYTES)
+    async with world.running(storage=storage) as run:
+        for mode in (Durability.OS, Durability.INTERVAL):
+            await run.broker.create_topic(mode.value, configs={"durability": mode.value})
+        large = topic_data("os", make_batch(bytes(70_000)))
+        small = topic_data("interval", make_batch(bytes(40_000)))
+        async with world.connect() as client:
+            request = ProduceRequest(
+                transactional_id=None, acks=-1, timeout_ms=30_000, topic_data=[large, small]
+            )
+            await client.call(request, 11)
+        assert run.replica("interval").log.durable_offset == 0
+
+
+@simulated
+async def test_segments_that_were_synced_with_a_write_need_not_stay_open(world: World) -> None:
+    """They would take all descriptors, and with none left each small write is synced."""
+    storage = attrs.evolve(world.config().storage, **BY_BYTES, open_files_max=4)
+    topic = TopicConfig(segment_bytes=1024 * 1024, retention_ms=-1)
+    async with world.running(storage=storage, topic=topic) as run:
+        await run.broker.create_topic("orders", configs={"durability": "interval"})
+        log = run.replica("orders").log
+        async with world.connect() as client:
+            for _ in range(500):
+                assert (await client.produce(make_batch(bytes(20_000)))).error_code == 0
+        assert log.segment_count > 8
+        assert not any(segment.holds_unsynced for segment in log.segments[:-1])
 
 
 @simulated

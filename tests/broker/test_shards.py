@@ -24,9 +24,12 @@ from tests.broker.harness import (
 )
 from tests.conftest import open_descriptors
 from trio_broker import BrokerConfig, ErrorCode
+from trio_broker.broker.append_slot import AwaitedAppend
 from trio_broker.broker.replica import Replica, ReplicaState
+from trio_broker.broker.shard_jobs import never_over
 from trio_broker.config import StorageConfig, TopicConfig
 from trio_broker.group.commands import CommitOffsets
+from trio_broker.records.batch import read_header
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
 from trio_broker.testing.sim.path_faults import PathFaults
@@ -272,6 +275,68 @@ async def test_an_offline_interval_replica_does_not_trip_the_writer(world: World
                     await trio.sleep(0.1)
             await eventually(lambda: not replica.refusal)
             assert await code_of(client, replica) == 0
+
+
+# ------------------------------------------------------------------------- commits in a series
+@pytest.mark.parametrize("seed", range(6))
+@simulated
+async def test_the_writer_leaves_the_commit_of_a_flush_alone(world: World) -> None:
+    """A batch is queued between the moment in which a stop gets its turn and that turn itself."""
+    storage = attrs.evolve(world.config().storage, shards_per_log_dir=1)
+    async with world.running(storage=storage) as run:
+        await run.broker.create_topic("orders")
+        replica = run.replica("orders")
+        async with world.connect() as client:
+            assert (await client.produce(make_batch())).error_code == 0
+        await trio.sleep(1)
+        batch = make_batch()
+        append = AwaitedAppend()
+
+        async def produce() -> None:
+            append.submit(replica, batch, read_header(batch))
+            await append.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replica.shard.flush_all, never_over)
+            nursery.start_soon(produce)
+        [slot] = append.slots
+        stored = replica.shard.summaries[replica.topic_partition].end_offset
+        assert (slot.code == 0) is (stored == 2)
+        if stored == 1:
+            assert slot.code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@simulated
+async def test_a_commit_of_nothing_keeps_nothing(world: World) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        replica = run.replica("orders")
+        replica.shard.log_dir.keeper.refusal = "full"
+        batch = make_batch()
+        append = AwaitedAppend()
+        slot = append.submit(replica, batch, read_header(batch))
+        assert slot.code == ErrorCode.POLICY_VIOLATION
+        assert replica.shard._taken == []
+        assert not replica.shard.is_changing
+        replica.shard.log_dir.keeper.refusal = None
+
+
+@simulated
+async def test_many_clients_share_commits(world: World) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        shard = run.replica("orders").shard
+        before = shard.commits
+
+        async def produce() -> None:
+            async with world.connect() as client:
+                for _ in range(20):
+                    assert (await client.produce(make_batch())).error_code == 0
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(produce)
+        assert shard.commits - before <= 20 * 20 / 4
 
 
 # ------------------------------------------------------------------- retention and deletion

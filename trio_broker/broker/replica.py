@@ -298,6 +298,7 @@ class Replica:
         self._log = log
         # Records that were deleted, or seen to be gone, do not come back while this process runs.
         log.advance_start_offset(min(self._start_offset, log.log_end_offset))
+        self._start_offset = log.log_start_offset  # of a log that has become shorter, too
         if self._refused is not None:
             log.producers.adopt_refusals(self._refused)
             self._refused = None

@@ -30,8 +30,6 @@ from trio_broker.storage.disk_state import GONE
 from trio_broker.storage.log import Accepted, BatchToAppend, Duplicate, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.response_flusher import ResponseFlusher
@@ -69,6 +67,7 @@ class Shard(ShardReplicas):
         self._parked_writer: trio.lowlevel.Task | None = None
         self._taken: list[AppendSlot] = []  # by the commit that is under way
         self._planned: list[PlannedCommit] = []  # its parts
+        self._unflushed_then = -1  # bytes, once it is stored; negative: nobody has counted
         self._is_crowded = False  # it, or the latest, has batches of several clients
         self._series = lane.series(self._next_in_series, self._settle_in_series)
         self._holds_changes = False  # the series does, for the commit that is under way
@@ -95,7 +94,11 @@ class Shard(ShardReplicas):
         self.queued_bytes += slot.size_bytes
         if self._series.is_resting:
             self._flusher.add_shard(self)
-        elif self._parked_writer is not None:
+        else:
+            self._unpark_writer()
+
+    def _unpark_writer(self) -> None:
+        if self._parked_writer is not None:
             task, self._parked_writer = self._parked_writer, None
             trio.lowlevel.reschedule(task)
 
@@ -203,6 +206,13 @@ class Shard(ShardReplicas):
             await self.attempt(replica, self._checkpoint)
         return has_waited
 
+    async def follow_topic(self, replica: Replica) -> None:
+        """Do as the base does; what could not be flushed now is flushed when it is due."""
+        await super().follow_topic(replica)
+        if self._unflushed:
+            self._series.end()
+            self._unpark_writer()
+
     async def _wait_for_work(self) -> None:
         """Wait until there is something to do that the series of commits does not do."""
         if self._queue:
@@ -256,8 +266,9 @@ class Shard(ShardReplicas):
             cause = str(error)
             self.log_dir.fail(error)
         finally:
-            self._end_commit(cause)
-            self._let_go()
+            if self._holds_changes:  # else what is under way is the commit of whoever holds them
+                self._end_commit(cause)
+                self._let_go()
 
     def _next_in_series(self) -> Job[list[Exception | None]] | None:
         job = None
@@ -320,6 +331,8 @@ class Shard(ShardReplicas):
         self._taken = taken = self._take()
         self._is_crowded = len(taken) > 1 and taken[0].owner.source is not taken[-1].owner.source
         self._planned = self._plan(taken)
+        if not self._planned:
+            self._taken = []  # all are answered
         self._flusher.flush()  # what planning has answered does not wait for the disk
         return commit_job(self._planned, is_over) if self._planned else None
 
@@ -336,7 +349,7 @@ class Shard(ShardReplicas):
         for commit in self._planned:
             commit.log.abandon(commit.plan)
         for slot in self._taken:
-            # Only a cancelled or stuck commit leaves any.
+            # Only a commit that was cancelled, stuck or not wanted any more leaves any.
             slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
         self._planned, self._taken = [], []
         self._flusher.flush()
@@ -347,6 +360,7 @@ class Shard(ShardReplicas):
             assert slot.replica is not None
             by_replica.setdefault(slot.replica, []).append(slot)
         commits: list[PlannedCommit] = []
+        self._unflushed_then = -1
         for replica, mine in by_replica.items():
             self._attempt_now(replica, mine, self._plan_part, replica, mine, commits)
         return commits
@@ -378,22 +392,27 @@ class Shard(ShardReplicas):
             reserve_bytes=keeper.reserve_bytes,
         )
         commit = PlannedCommit(replica, slots, plan)
-        commit.sync = self._syncs(commit, commits)
+        commit.sync = self._syncs(commit)
         commits.append(commit)
 
-    def _syncs(self, commit: PlannedCommit, others: Sequence[PlannedCommit]) -> bool:
+    def _syncs(self, commit: PlannedCommit) -> bool:
         """Whether a part is synced with the write.
 
-        In interval mode that is cheaper than a flush by bytes, which would come right behind it.
+        So it is in interval mode where a flush by bytes would else come right behind it, and for
+        the most part for the sake of this log. For the sake of others the writer flushes them all.
         """
         durability = commit.replica.topic.durability
-        if durability is Durability.INTERVAL:
-            written_bytes = sum(other.size_bytes for other in others if not other.sync)
-            return (
-                self._unflushed_bytes() + written_bytes + commit.size_bytes
-                >= self._config.flush_interval_bytes
-            )
-        return durability is Durability.FSYNC
+        if durability is not Durability.INTERVAL:
+            return durability is Durability.FSYNC
+        if self._unflushed_then < 0:
+            self._unflushed_then = self._unflushed_bytes()
+        own_bytes = commit.log.unflushed_bytes + commit.size_bytes
+        self._unflushed_then += commit.size_bytes
+        limit_bytes = self._config.flush_interval_bytes
+        if self._unflushed_then < limit_bytes or 2 * own_bytes < limit_bytes:
+            return False
+        self._unflushed_then -= own_bytes
+        return True
 
     def _settle_part(self, commit: PlannedCommit, result: Exception | None) -> None:
         """Publish one replica's part, or take it back."""

@@ -105,10 +105,12 @@ class JobSeries(Generic[T]):
             self._begin_next()
 
     def _begin_next(self) -> None:
+        if self.task is None:
+            return  # cancelled by what was settled
         self._is_busy = True
         try:
             job = self._next_job()
-            if job is not None and self.task is not None:  # it may have been cancelled meanwhile
+            if job is not None and self.task is not None:  # or cancelled in there
                 self._entered = self._lane.enter(job, self)
         finally:
             self._is_busy = False

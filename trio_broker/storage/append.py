@@ -149,7 +149,7 @@ class AppendPlan:
         state: how far it has come.
         sync_failed: an fsync of the job has failed, or a call was given up: what the files show
             need not be on the disk.
-        is_synced: the job made everything below `end_offset` durable.
+        is_synced: the job made everything below `end_offset` durable, older segments included.
         unsynced: segments that hold older bytes which are not durable yet.
         all_durable: everything published before is durable.
         begins_log: the log has no segment yet.
