@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 #: A stop that ends so much later than its deadline is late.
 STOP_SLACK_SECONDS = 1.0
 _RECORDS_BYTES_MAX = 64 * 1024 * 1024
+#: What a record takes besides its value, alone in its batch.
+_RECORD_BYTES_MAX = 80
 #: Tasks that come and go with these names are counted one by one.
 _PER_REPLICA = "trio_broker.broker.shard_replicas.ShardReplicas._live"
 _ROOT = ".open_broker.<locals>.run_tree"
@@ -272,13 +274,23 @@ def _check_retention(
         return
     if model.disk_was_full and partition.topic.gave_way:
         return
-    # What had gone before the latest look has been judged by what was left then.
-    gone = [partition.known[o] for o in partition.known if partition.start <= o < start]
-    newest_ms = max((partition.sent.get(value, 0) for value in gone), default=0)
     wall = replica.shard.log_dir._state.host.wall
     offset_ms = wall.offset_ms if isinstance(wall, SimWallClock) else 0
     now_ms = wall.now_ms() - offset_ms + model.wall_ahead_ms
-    if any(0 <= most < now_ms - newest_ms for most in ms_kept):
+    # What had gone before the latest look has been judged by what was left then. Of the rest, the
+    # oldest may have gone by size when there was still what has gone by age since.
+    left_bytes, newest_ms = size_bytes, 0
+    for offset in sorted(
+        (o for o in partition.known if partition.start <= o < start), reverse=True
+    ):
+        value = partition.known[offset]
+        newest_ms = partition.sent.get(value, 0)
+        if not any(0 <= most < now_ms - newest_ms for most in ms_kept):
+            break
+        left_bytes += len(value) + _RECORD_BYTES_MAX
+    else:
+        return
+    if any(0 <= most <= left_bytes for most in bytes_kept):
         return
     raise Violation(
         f"I1 {partition}: records up to {start} are gone, {size_bytes} bytes are left, the newest"
