@@ -277,10 +277,10 @@ async def test_an_offline_interval_replica_does_not_trip_the_writer(world: World
             assert await code_of(client, replica) == 0
 
 
-# ------------------------------------------------------------------------- commits in a series
+# -------------------------------------------------------------------------------- commits
 @pytest.mark.parametrize("seed", range(6))
 @simulated
-async def test_the_writer_leaves_the_commit_of_a_flush_alone(world: World) -> None:
+async def test_a_batch_that_comes_as_a_stop_flushes_is_stored_or_refused(world: World) -> None:
     """A batch is queued between the moment in which a stop gets its turn and that turn itself."""
     storage = attrs.evolve(world.config().storage, shards_per_log_dir=1)
     async with world.running(storage=storage) as run:
@@ -304,21 +304,6 @@ async def test_the_writer_leaves_the_commit_of_a_flush_alone(world: World) -> No
         assert (slot.code == 0) is (stored == 2)
         if stored == 1:
             assert slot.code == ErrorCode.NOT_LEADER_OR_FOLLOWER
-
-
-@simulated
-async def test_a_commit_of_nothing_keeps_nothing(world: World) -> None:
-    async with world.running() as run:
-        await run.broker.create_topic("orders")
-        replica = run.replica("orders")
-        replica.shard.log_dir.keeper.refusal = "full"
-        batch = make_batch()
-        append = AwaitedAppend()
-        slot = append.submit(replica, batch, read_header(batch))
-        assert slot.code == ErrorCode.POLICY_VIOLATION
-        assert replica.shard._taken == []
-        assert not replica.shard.is_changing
-        replica.shard.log_dir.keeper.refusal = None
 
 
 @simulated

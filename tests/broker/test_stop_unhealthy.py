@@ -72,7 +72,7 @@ class Scene:
 async def down_with_its_shard(scene: Scene) -> None:
     """A bug in what belongs to no replica has ended the shard; it runs again in a second."""
     scene.run.faults_expected.add(scene.bad.shard.boundary)
-    with planted(Shard, "_plan_commit", lambda shard: shard is scene.bad.shard):
+    with planted(Shard, "_do_work", lambda shard: shard is scene.bad.shard):
         await scene.produce_refused()
     assert not scene.bad.shard.is_running
     assert not scene.bad.has_log

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 class SlotOwner(Protocol):
     """Who waits for slots."""
 
-    @property
-    def source(self) -> object:
-        """Where they come from: the same for all that one client has under way."""
-
     def slot_resolved(self) -> None:
         """Take note that one more slot has its outcome. Must not raise and must not block."""
 
@@ -104,21 +100,12 @@ class AwaitedAppend:
         self._open_count = 0
         self.slots: list[AppendSlot] = []
 
-    @property
-    def source(self) -> object:
-        """See `SlotOwner`."""
-        return self
-
     def submit(self, replica: Replica, buffer: Buffer, header: BatchHeader) -> AppendSlot:
-        """Queue a batch on a replica, for a commit of its own if the shard has nothing to do.
-
-        `wait` then waits for it too.
-        """
+        """Queue a batch on a replica; `wait` then waits for it too."""
         slot = AppendSlot(replica, buffer, header, self)
         self.slots.append(slot)
         self._open_count += 1
         replica.append(slot)
-        replica.shard.begin_commit()
         return slot
 
     def slot_resolved(self) -> None:

@@ -125,7 +125,6 @@ class Connection:
             if isinstance(error, ForeignProtocol):
                 self._say_goodbye(error.reply)
         finally:
-            self._state.flusher.flush()  # what was queued is committed, however this has ended
             self.stream.close()
             memory = self._state.request_memory
             for request in self._pending:

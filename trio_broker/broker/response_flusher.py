@@ -1,8 +1,4 @@
-"""Coalesces what a step brings about: one send for all its replies, one commit for all its batches.
-
-All that a commit has completed leaves a connection in one send, and all batches that a connection
-has read are committed together where the disk has nothing to do.
-"""
+"""Coalesces replies: all that one commit has completed leaves a connection in one send."""
 
 from __future__ import annotations
 
@@ -22,42 +18,27 @@ class ReadyConnection(Protocol):
         """End the connection."""
 
 
-class WaitingShard(Protocol):
-    """What may have batches to commit."""
-
-    def begin_commit(self) -> None:
-        """Begin, if it is not committing; must not block, and raises nothing."""
-
-
 class ResponseFlusher:
-    """Connections whose replies are ready, and shards that have something to do, until `flush`.
+    """Connections whose replies are ready, until the next `flush`.
 
-    Whoever resolves or queues slots calls `flush` once after the last of them: a shard after a
+    Whoever resolves slots calls `flush` once after the last of them: the shard's writer after a
     commit, a connection after what it has read, the reaper after its round. None of them is to pay
     for a fault in another's connection.
     """
 
-    __slots__ = ("_ready", "_shards", "_supervisor")
+    __slots__ = ("_ready", "_supervisor")
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._ready: dict[ReadyConnection, None] = {}
-        self._shards: dict[WaitingShard, None] = {}
         self._supervisor = supervisor
 
     def add(self, connection: ReadyConnection) -> None:
         """Remember a connection for the next `flush`."""
         self._ready[connection] = None
 
-    def add_shard(self, shard: WaitingShard) -> None:
-        """Remember a shard for the next `flush`."""
-        self._shards[shard] = None
-
     def flush(self) -> None:
-        """Begin what is to be committed, and send what is ready, in the order it became ready."""
-        while self._shards or self._ready:
-            shards, self._shards = self._shards, {}
-            for shard in shards:
-                shard.begin_commit()
+        """Send what is ready on every remembered connection, in the order they became ready."""
+        while self._ready:
             ready, self._ready = self._ready, {}
             for connection in ready:
                 fault = self._supervisor.absorb_now("connection", connection.send_ready)

@@ -1,12 +1,9 @@
 """A shard: the replicas of one log dir that share one writer and one I/O lane.
 
-Nobody but the writer appends. A commit takes everything queued, lets each log plan its part in pure
-code, runs *one* lane job for all of them (one vectored write per replica, then fdatasync where the
-mode asks for it), and only on success publishes; on failure the files have been cut back and
-exactly the slots of that replica are refused. No state to roll back.
-
-The writer's task sleeps while commits follow one another in a series (`host/series.py`). What
-becomes of them is its business all the same: it is woken for errors, and for all else that is due.
+The writer is the only task that appends. It takes everything queued, lets each log plan its part
+in pure code, runs *one* lane job for all of them (one vectored write per replica, then fdatasync
+where the mode asks for it), and only on success publishes; on failure the files have been cut back
+and exactly the slots of that replica are refused. No state to roll back.
 
 Whoever else changes a log (retention, deletion, flushing at shutdown) holds `Shard.changes`
 meanwhile, which the writer holds during a commit.
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
     from trio_broker.broker.response_flusher import ResponseFlusher
     from trio_broker.broker.shard_jobs import IsOver
     from trio_broker.config import StorageConfig
-    from trio_broker.host.interface import Host, Job, Lane
+    from trio_broker.host.interface import Host, Lane
 
 
 class Shard(ShardReplicas):
@@ -65,12 +62,7 @@ class Shard(ShardReplicas):
         self._queue: deque[AppendSlot] = deque()
         self._room = trio.lowlevel.ParkingLot()
         self._parked_writer: trio.lowlevel.Task | None = None
-        self._taken: list[AppendSlot] = []  # by the commit that is under way
-        self._planned: list[PlannedCommit] = []  # its parts
-        self._unflushed_then = -1  # bytes, once it is stored; negative: nobody has counted
-        self._is_crowded = False  # it, or the latest, has batches of several clients
-        self._series = lane.series(self._next_in_series, self._settle_in_series)
-        self._holds_changes = False  # the series does, for the commit that is under way
+        self._unflushed_then = -1  # bytes, once a commit is stored; negative: nobody has counted
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
 
@@ -85,26 +77,16 @@ class Shard(ShardReplicas):
     # Intake: synchronous, called by connections, the embedded API and coordinators.
 
     def enqueue(self, slot: AppendSlot) -> None:
-        """Queue a batch for the next commit.
-
-        Whoever has queued the last one calls `begin_commit`, or the flusher, which does.
-        """
+        """Queue a batch for the next commit."""
         slot.size_bytes = len(slot.buffer)
         self._queue.append(slot)
         self.queued_bytes += slot.size_bytes
-        if self._series.is_resting:
-            self._flusher.add_shard(self)
-        else:
-            self._unpark_writer()
+        self._unpark_writer()
 
     def _unpark_writer(self) -> None:
         if self._parked_writer is not None:
             task, self._parked_writer = self._parked_writer, None
             trio.lowlevel.reschedule(task)
-
-    def begin_commit(self) -> None:
-        """Let the next commit begin if none is under way."""
-        self._series.stir()
 
     @property
     def has_room(self) -> bool:
@@ -200,7 +182,7 @@ class Shard(ShardReplicas):
             for replica in list(self._unflushed):
                 await self.attempt(replica, self._flush)
         if self._queue:
-            has_waited = await self._commit()
+            has_waited = await self._commit(self._take())
         while self._checkpoints_due:
             replica, _ = self._checkpoints_due.popitem()
             await self.attempt(replica, self._checkpoint)
@@ -210,20 +192,18 @@ class Shard(ShardReplicas):
         """Do as the base does; what could not be flushed now is flushed when it is due."""
         await super().follow_topic(replica)
         if self._unflushed:
-            self._series.end()
             self._unpark_writer()
 
     async def _wait_for_work(self) -> None:
-        """Wait until there is something to do that the series of commits does not do."""
+        """Park until a batch is queued or a flush is due."""
         if self._queue:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        elif self._unflushed:
+            return
+        if self._unflushed:
             with trio.move_on_at(self._flush_deadline()):
                 await self._park()
-        elif self._is_crowded:
-            await self._park()
         else:
-            await self._commit_in_series()
+            await self._park()
 
     async def _park(self) -> None:
         self._parked_writer = trio.lowlevel.current_task()
@@ -252,107 +232,35 @@ class Shard(ShardReplicas):
                 slot.replica.refuse_sequence(slot.header)  # its client has given it up
         return taken
 
-    # Commits in a series. Where nothing else is to be done they begin in the task that has queued
-    # batches, and are settled where the lane delivers what has come of them: the writer sleeps.
-    # Not where several clients are at work: a turn of the loop later more of them have queued
-    # theirs, and a commit for many costs less than many for one.
-
-    async def _commit_in_series(self) -> None:
-        """Let commits follow one another until the writer has something else to do."""
-        cause: str | None = None
-        try:
-            await self._series.run()
-        except StuckIO as error:
-            cause = str(error)
-            self.log_dir.fail(error)
-        finally:
-            if self._holds_changes:  # else what is under way is the commit of whoever holds them
-                self._end_commit(cause)
-                self._let_go()
-
-    def _next_in_series(self) -> Job[list[Exception | None]] | None:
-        job = None
-        if self._queue and self._has_changes():
-            job = self._plan_commit(never_over)
-        if job is None:
-            self._let_go()
-            if self._queue:
-                self._series.end()  # the writer can wait, and it gives others a turn
-        return job
-
-    def _has_changes(self) -> bool:
-        """Hold `changes`, unless one has to wait for it or for room."""
-        if not self._holds_changes:
-            if self.is_changing or self.log_dir.keeper.is_making_room:
-                return False
-            self.changes.acquire_nowait()
-            self._holds_changes = True
-        return True
-
-    def _settle_in_series(self, results: list[Exception | None]) -> None:
-        self._settle(results)
-        if (
-            self._is_crowded
-            or self._checkpoints_due
-            or self._unflushed
-            or self.log_dir.keeper.is_making_room
-            or self.changes.statistics().tasks_waiting
-        ):
-            self._series.end()
-
-    def _let_go(self) -> None:
-        if self._holds_changes:
-            self._holds_changes = False
-            self.changes.release()
-
     # A commit.
 
-    async def _commit(self, is_over: IsOver = never_over) -> bool:
-        """Store what is queued and resolve the slots, whatever happens; the caller holds `changes`.
+    async def _commit(self, slots: list[AppendSlot], is_over: IsOver = never_over) -> bool:
+        """Store batches and resolve their slots, whatever happens.
 
         Returns:
             Whether there was anything to store, and so a wait for the lane.
         """
+        commits: list[PlannedCommit] = []
+        results: list[Exception | None] = []
         cause: str | None = None
-        job: Job[list[Exception | None]] | None = None
         try:
-            job = self._plan_commit(is_over)
-            if job is not None:
-                self._settle(await self.lane.run(job))
+            commits = self._plan(slots)
+            self._flusher.flush()  # what planning has answered does not wait for the disk
+            if commits:
+                results = await self.lane.run(commit_job(commits, is_over))
         except StuckIO as error:
             cause = str(error)
             self.log_dir.fail(error)
         finally:
-            self._end_commit(cause)
-        return job is not None
-
-    def _plan_commit(self, is_over: IsOver) -> Job[list[Exception | None]] | None:
-        """Take what is queued, and make the job that stores it; None if nothing is to be stored."""
-        self._taken = taken = self._take()
-        self._is_crowded = len(taken) > 1 and taken[0].owner.source is not taken[-1].owner.source
-        self._planned = self._plan(taken)
-        if not self._planned:
-            self._taken = []  # all are answered
-        self._flusher.flush()  # what planning has answered does not wait for the disk
-        return commit_job(self._planned, is_over) if self._planned else None
-
-    def _settle(self, results: list[Exception | None]) -> None:
-        """Publish what a commit has stored, and refuse what it has not."""
-        commits = self._planned
-        self._planned = commits[len(results) :]  # not begun, because all was over
-        for commit, result in zip(commits, results, strict=False):
-            self._attempt_now(commit.replica, commit.slots, self._settle_part, commit, result)
-        self._end_commit()
-
-    def _end_commit(self, cause: str | None = None) -> None:
-        """Leave nothing of a commit behind, and nobody waiting for ever."""
-        for commit in self._planned:
-            commit.log.abandon(commit.plan)
-        for slot in self._taken:
-            # Only a commit that was cancelled, stuck or not wanted any more leaves any.
-            slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
-        self._planned, self._taken = [], []
-        self._flusher.flush()
+            for commit, result in zip(commits, results, strict=False):
+                self._attempt_now(commit.replica, commit.slots, self._settle, commit, result)
+            for commit in commits[len(results) :]:
+                commit.log.abandon(commit.plan)
+            for slot in slots:
+                # Only a cancelled or stuck commit leaves any: no one may wait for ever.
+                slot.refuse(ErrorCode.KAFKA_STORAGE_ERROR, cause)
+            self._flusher.flush()
+        return bool(commits)
 
     def _plan(self, slots: list[AppendSlot]) -> list[PlannedCommit]:
         by_replica: dict[Replica, list[AppendSlot]] = {}
@@ -414,7 +322,7 @@ class Shard(ShardReplicas):
         self._unflushed_then -= own_bytes
         return True
 
-    def _settle_part(self, commit: PlannedCommit, result: Exception | None) -> None:
+    def _settle(self, commit: PlannedCommit, result: Exception | None) -> None:
         """Publish one replica's part, or take it back."""
         replica, log, plan = commit.replica, commit.log, commit.plan
         if result is not None:
@@ -503,7 +411,7 @@ class Shard(ShardReplicas):
         while True:
             async with self.changes:
                 if self._queue:
-                    await self._commit(is_over)
+                    await self._commit(self._take(), is_over)
                     continue
                 # No commit is under way, so those that are online now are in order.
                 replicas = [each for each in self.replicas.values() if not each.is_closing]

@@ -58,7 +58,7 @@ class ShardUpkeep:
     def __init__(self, *, log_dir: LogDir, lane: Lane, host: Host, config: StorageConfig) -> None:
         self.log_dir = log_dir
         self.lane = lane
-        self.changes = trio.Semaphore(1, max_value=1)  # a lock that no task owns
+        self.changes = trio.Lock()
         self._host = host
         self._config = config
         self._unflushed: dict[Replica, float] = {}
@@ -79,7 +79,7 @@ class ShardUpkeep:
     @property
     def is_changing(self) -> bool:
         """Whether somebody holds `changes`."""
-        return self.changes.value == 0
+        return self.changes.locked()
 
     def has_begun_to_flush(self) -> bool:
         """Whether a stop has come so far that no new replica is started any more."""

@@ -107,14 +107,9 @@ class SpaceKeeper:
             self._wake_by(trio.current_time() + LOOK_SECONDS)
             self._log_dir.guard.stir()
 
-    @property
-    def is_making_room(self) -> bool:
-        """Whether writers are to wait for a while."""
-        return self._is_wanted and self.refusal is None and not self._scope.cancel_called
-
     async def wait_for_room(self) -> None:
         """Wait while room is being made, a second at most. Cancellation has no other effect."""
-        if self.is_making_room:
+        if self._is_wanted and self.refusal is None and not self._scope.cancel_called:
             with trio.move_on_after(WRITER_WAIT_SECONDS):
                 await self._room.park()
 

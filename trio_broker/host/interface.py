@@ -231,37 +231,6 @@ class FileSystem(Protocol):
         """
 
 
-class JobSeries(Protocol):
-    """Jobs of one task, one after the other, without a turn of the event loop between them.
-
-    Each queues up in the lane behind what others have brought there.
-    """
-
-    @property
-    def is_resting(self) -> bool:
-        """Whether it is run and no job is in the lane, so that `stir` may begin one."""
-
-    async def run(self) -> None:
-        """Begin a job whenever there is one and none is in the lane, until `end`.
-
-        Cancellation: a job that has not begun is not begun. One that has is awaited, as by
-        `Lane.run`, and settled; no other is begun then, and this returns.
-
-        Raises:
-            StuckIO: as by `Lane.run`; also when a job was made while the lane takes none. That job,
-                or the one that was in the lane, is not settled.
-        """
-
-    def stir(self) -> None:
-        """Say that there may be a job. Whatever goes wrong is raised by `run`."""
-
-    def end(self) -> None:
-        """Let `run` return once no job is in the lane. No further job is begun until it runs again.
-
-        May be called by `next_job` (which then returns None) and by `settle`.
-        """
-
-
 class Lane(Protocol):
     """Runs disk jobs one after another, in order of arrival."""
 
@@ -290,19 +259,6 @@ class Lane(Protocol):
             StuckIO: the deadline passed; the call still runs and files it uses are tainted. Also
                 at once, with nothing of the job done, while an earlier call is stuck and after the
                 lane was stopped.
-        """
-
-    def series(
-        self, next_job: Callable[[], Job[T] | None], settle: Callable[[T], None]
-    ) -> JobSeries:
-        """Make a series of jobs, for the task that awaits its `run`.
-
-        Args:
-            next_job: makes the next one, or returns None if there is none now.
-            settle: is given what a job has returned, before the next is made.
-
-        Both are called on the event loop's thread, in the task of whoever stirs the series or of
-        `serve`; they must not block. What they raise, and what a job raises, `run` raises.
         """
 
     async def call(self, function: Callable[..., T], *args: object) -> T:

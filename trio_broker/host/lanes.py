@@ -35,7 +35,6 @@ from trio_broker.errors import StuckIO
 from trio_broker.host.file_system import RealDirectoryLock
 from trio_broker.host.files import RealFile
 from trio_broker.host.jobs import single_call
-from trio_broker.host.series import JobSeries
 from trio_broker.host.waker import Waker, make_waker
 
 if TYPE_CHECKING:
@@ -56,11 +55,10 @@ _SUSPECT_SHARE = 0.9
 class _Ticket:
     """A job in the lane. Whoever claims it first, thread or canceller, decides its fate."""
 
-    __slots__ = ("job", "result", "series", "_unclaimed")
+    __slots__ = ("job", "result", "_unclaimed")
 
-    def __init__(self, job: Job[Any], series: JobSeries[Any] | None = None) -> None:
+    def __init__(self, job: Job[Any]) -> None:
         self.job: Job[Any] | None = job
-        self.series = series
         self.result: outcome.Outcome[Any] | None = None
         self._unclaimed = threading.Lock()
 
@@ -162,42 +160,6 @@ class RealLane:
             StuckIO: see there; also at once while the lane is stuck, and after it was closed. The
                 message says which; then nothing of the job was done.
         """
-        self._check_open()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        ticket = _Ticket(job)
-
-        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
-            if self.withdraw(ticket):
-                return trio.lowlevel.Abort.SUCCEEDED
-            return trio.lowlevel.Abort.FAILED  # it runs: its result is waited for
-
-        self._enter(ticket, trio.lowlevel.current_task())
-        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
-        return result
-
-    def series(
-        self, next_job: Callable[[], Job[T] | None], settle: Callable[[T], None]
-    ) -> JobSeries[T]:
-        """Make a series of jobs; see `interface.Lane.series`."""
-        return JobSeries(self, next_job, settle)
-
-    def enter(self, job: Job[Any], series: JobSeries[Any]) -> _Ticket:
-        """Take in a job of a series; see `series.SeriesLane`."""
-        self._check_open()
-        assert series.task is not None
-        ticket = _Ticket(job, series)
-        self._enter(ticket, series.task)
-        return ticket
-
-    def withdraw(self, entered: _Ticket) -> bool:
-        """Take a job out again, unless it has begun."""
-        if not entered.claim():
-            return False
-        entered.job = None
-        del self._waiting[entered]
-        return True
-
-    def _check_open(self) -> None:
         if not self._was_started:
             message = f"lane {self.name} is not being served"
             raise RuntimeError(message)
@@ -206,13 +168,22 @@ class RealLane:
             raise StuckIO(message)
         if self._stuck is not None:
             raise self._not_started(self._stuck)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        ticket = _Ticket(job)
 
-    def _enter(self, ticket: _Ticket, task: trio.lowlevel.Task) -> None:
-        """Put a job into the lane for a task that waits, or is about to."""
-        self._waiting[ticket] = task
+        def abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+            if not ticket.claim():
+                return trio.lowlevel.Abort.FAILED  # it runs: its result is waited for
+            ticket.job = None
+            del self._waiting[ticket]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiting[ticket] = trio.lowlevel.current_task()
         self._queue.put(ticket)
         if self._check_at == math.inf:
             self._look_again_in(self._limit * _SUSPECT_SHARE)
+        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver results until cancelled; see `interface.Lane.serve`.
@@ -264,12 +235,8 @@ class RealLane:
             ticket = self._finished.popleft()
             result, ticket.result = ticket.result, None
             task = self._waiting.pop(ticket, None)  # None: it was told StuckIO long ago
-            if task is None:
-                continue
-            assert result is not None
-            if ticket.series is not None and isinstance(result, outcome.Value):
-                ticket.series.job_ended(result.value)
-            else:
+            if task is not None:
+                assert result is not None
                 trio.lowlevel.reschedule(task, result)
 
     def _look_again_in(self, seconds: float) -> None:

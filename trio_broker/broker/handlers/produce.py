@@ -85,11 +85,6 @@ class ProduceInFlight:
         """Whether some batch was not stored."""
         return any(slot.code for _, _, slots in self._topics for _, slot in slots)
 
-    @property
-    def source(self) -> object:
-        """See `SlotOwner`."""
-        return self.connection
-
     def begin_topic(self, topic: ProduceTopic) -> list[tuple[int, AppendSlot]]:
         """Add a topic to the reply; the caller fills the list of (partition, slot)."""
         slots: list[tuple[int, AppendSlot]] = []

@@ -25,7 +25,6 @@ import trio
 from attrs import define
 
 from trio_broker.errors import StuckIO
-from trio_broker.host.series import JobSeries
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import NodeDead
 from trio_broker.testing.sim.handles import SimDirectoryLock, SimFile
@@ -44,7 +43,6 @@ class _Entry:
 
     job: Job[Any]
     task: trio.lowlevel.Task
-    series: JobSeries[Any] | None = None
     is_started: bool = False
     is_answered: bool = False
 
@@ -118,50 +116,22 @@ class SimLane:
         if not self._was_started:
             raise RuntimeError(f"lane {self._name} is not being served")
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open(job)
-        entry = _Entry(job, trio.lowlevel.current_task())
-        self._enter(entry)
-
-        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            if self.withdraw(entry):
-                return trio.lowlevel.Abort.SUCCEEDED
-            return trio.lowlevel.Abort.FAILED
-
-        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
-        return result
-
-    def series(
-        self, next_job: Callable[[], Job[T] | None], settle: Callable[[T], None]
-    ) -> JobSeries[T]:
-        """Make a series of jobs; see `Lane.series`."""
-        return JobSeries(self, next_job, settle)
-
-    def enter(self, job: Job[Any], series: JobSeries[Any]) -> _Entry:
-        """Take in a job of a series; see `series.SeriesLane`."""
-        assert series.task is not None
-        self._check_open(job)
-        entry = _Entry(job, series.task, series)
-        self._enter(entry)
-        return entry
-
-    def withdraw(self, entered: _Entry) -> bool:
-        """Take a job out again, unless it has begun."""
-        if entered.is_started:
-            return False
-        self._queue.remove(entered)
-        entered.job.close()
-        return True
-
-    def _check_open(self, job: Job[Any]) -> None:
-        if not self._was_started:
-            raise RuntimeError(f"lane {self._name} is not being served")
         if self._is_ended or self._stuck_in:
             job.close()
             raise self._refusal()
-
-    def _enter(self, entry: _Entry) -> None:
+        entry = _Entry(job, trio.lowlevel.current_task())
         self._queue.append(entry)
         self._arrived.set()
+
+        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
+            if entry.is_started:
+                return trio.lowlevel.Abort.FAILED
+            self._queue.remove(entry)
+            job.close()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Run one call as a job of its own; see `Lane.call`."""
@@ -212,17 +182,9 @@ class SimLane:
             # Whatever the job made of it: a machine without power says nothing more.
             entry.answer(outcome.Error(NodeDead()))
         elif isinstance(yielded.error, StopIteration):
-            self._ended(entry, yielded.error.value)
+            entry.answer(outcome.Value(yielded.error.value))
         else:
             entry.answer(yielded)
-
-    def _ended(self, entry: _Entry, result: Any) -> None:
-        """Hand a result over, unless its task was told StuckIO long ago."""
-        if entry.series is None or entry.is_answered:
-            entry.answer(outcome.Value(result))
-        else:
-            entry.is_answered = True
-            entry.series.job_ended(result)
 
     async def _perform(
         self, entry: _Entry, function: Callable[..., Any], args: tuple[Any, ...]
