@@ -177,9 +177,8 @@ class Log(LogRetention):
         row = self._row
         if not plan.is_synced:
             self._count_unsynced(plan, now_seconds)
-        if plan.is_synced:
-            for segment in row.unsynced():
-                segment.holds_unsynced = False  # the job has synced these too
+        for segment in row.unsynced() if plan.is_synced else ():
+            segment.holds_unsynced = False  # the job has synced these too
         for write in plan.writes:
             self._publish_write(plan, write)
         self.epochs.assign(plan.leader_epoch, plan.writes[0].batches[0].base_offset)
