@@ -149,7 +149,7 @@ async def test_a_replica_that_is_deleted_while_it_is_brought_back_stays_deleted(
                 assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
         assert replica.log.is_broken
         with slow(name, 3.0):
-            await eventually(lambda: replica.shard.is_changing)
+            await eventually(replica.shard.changes.locked)
             await trio.sleep(1)  # it is being sealed
             await run.broker.delete_topic("orders")
         assert replica.state is ReplicaState.CLOSED

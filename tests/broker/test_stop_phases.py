@@ -181,7 +181,7 @@ async def test_a_stop_while_logs_are_opened_again_on_a_disk_that_works_again(wor
             assert not run.state.log_dirs[0].is_failed
             assert {r.state for r in bad} >= {ReplicaState.OFFLINE}
             await trio.sleep(0.1)
-            assert run.state.log_dirs[0].shards[0].is_changing
+            assert run.state.log_dirs[0].shards[0].changes.locked()
             offline = [replica for replica in bad if replica.state is ReplicaState.OFFLINE]
             assert len(offline) > 2
             await stop(run, 10)

@@ -107,7 +107,7 @@ async def being_opened_again(scene: Scene) -> None:
     scene.faults.enter_context(slow(scene.directory, 0.6))
     await trio.sleep(1.5)
     assert not scene.bad.has_log
-    assert scene.bad.shard.is_changing
+    assert scene.bad.shard.changes.locked()
 
 
 async def forbidden(scene: Scene) -> None:

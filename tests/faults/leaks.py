@@ -157,6 +157,17 @@ async def wait_for_no_bytes(directory: Path, topic_id: object) -> None:
                 return
 
 
+async def wait_for_controller(*brokers: Broker) -> None:
+    """Wait for the tasks of a moment that a change of topics leaves behind."""
+    with trio.fail_after(SECONDS):
+        while any(  # noqa: ASYNC110
+            each.owner == "controller" and each.tasks
+            for broker in brokers
+            for each in broker.statistics().owners
+        ):
+            await trio.sleep(0.02)
+
+
 async def delete_while_polled(broker: Broker, directory: Path, records: int) -> None:
     """Let clients write and read a topic, and delete it while they sit in long polls."""
     topic_id = await broker.create_topic(TOPIC, partitions=PARTITIONS)
@@ -192,6 +203,7 @@ async def delete_while_polled(broker: Broker, directory: Path, records: int) -> 
 async def cycle_topics(broker: Broker, directory: Path, cycles: int) -> list[Usage]:
     """Make, write and delete a topic again and again; return what was held, every so often."""
     values = [Record(key=None, value=VALUE) for _ in range(100)]
+    await wait_for_controller(broker)
     found = [usage()]
     for number in range(cycles):
         name = f"{TOPIC}-{number}"
@@ -206,6 +218,7 @@ async def cycle_topics(broker: Broker, directory: Path, cycles: int) -> list[Usa
         check_nothing_is_left(broker, topic_id)
         if number % max(1, cycles // 4) == max(1, cycles // 4) - 1:
             await wait_for_no_bytes(directory, topic_id)
+            await wait_for_controller(broker)
             found.append(usage())
     return found
 
@@ -225,6 +238,7 @@ async def run_brokers(directory: Path, *, records: int, cycles: int) -> list[Usa
         with trio.fail_after(SECONDS):
             while any(broker._state.clients for broker in brokers):  # noqa: ASYNC110
                 await trio.sleep(0.02)
+        await wait_for_controller(*brokers)  # of the others too: they are idle from now on
         found = await cycle_topics(brokers[0], places[0], cycles)
         for broker in brokers:
             assert not broker.statistics().leaks_suspected

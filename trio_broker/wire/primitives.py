@@ -59,16 +59,9 @@ def read_unsigned_varint(buffer: Buffer, offset: int) -> tuple[int, int]:
 
 def read_long_varint(buffer: Buffer, offset: int) -> tuple[int, int]:
     """Do the work of `read_unsigned_varint` where the first byte says that more follow."""
-    byte = buffer[offset + 1]
-    value = buffer[offset] & 0x7F | (byte & 0x7F) << 7
-    if byte < 0x80:
-        return value, offset + 2
-    byte = buffer[offset + 2]  # for lengths of up to 2 MiB, without the loop
-    value |= (byte & 0x7F) << 14
-    if byte < 0x80:
-        return value, offset + 3
-    shift = 21
-    for position in range(offset + 3, offset + _UNSIGNED_VARINT_BYTES_MAX):
+    value = 0
+    shift = 0
+    for position in range(offset, offset + _UNSIGNED_VARINT_BYTES_MAX):
         byte = buffer[position]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

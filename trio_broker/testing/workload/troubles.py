@@ -29,7 +29,7 @@ _SECONDS_MAX = 5.0
 #: How many clients ask for what is beside a fault.
 _BYSTANDERS = 2
 #: A broker that stops in a hurry gives up calls that take longer, or somewhat longer.
-HURRIED_CALL_SECONDS = 0.1 * HURRY_SECONDS
+_HURRIED_CALL_SECONDS = 0.1 * HURRY_SECONDS
 #: Within this a process that meets a failed fsync has left a note of it.
 _NOTE_SECONDS = 0.1
 
@@ -208,10 +208,11 @@ class Troublemaker:
         await trio.sleep(_NOTE_SECONDS)
 
     def _patience_seconds(self) -> float:
-        """How long a call of the disk may take; a broker that is cancelled has less patience."""
-        seconds = self._world.swarm.config.storage.operation_seconds_max
+        """How long a call of the disk may take; less if the broker may have to stop soon."""
+        config = self._world.swarm.config
+        seconds = min(config.storage.operation_seconds_max, 0.2 * config.shutdown.deadline_seconds)
         hurries = "cancel" in self._world.swarm.troubles
-        return min(seconds, HURRIED_CALL_SECONDS) if hurries else seconds
+        return min(seconds, _HURRIED_CALL_SECONDS) if hurries else seconds
 
     async def _fail_fsync(self) -> None:
         self._disk(lies=True, sync_error_rate=self._draws.choice((0.05, 0.5, 1.0)))
