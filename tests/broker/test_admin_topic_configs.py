@@ -6,12 +6,14 @@ Each test is named by docs/reference/topic-configs.md beside its config.
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 import trio
 
 from tests.broker.admin_calls import alter, configs_of
 from tests.broker.harness import World, failing, make_batch, simulated
+from tests.broker.retained import eventually
 from trio_broker import ErrorCode
 from trio_broker.config import Durability
 from trio_broker.errors import SyncFailed
@@ -195,6 +197,11 @@ async def test_file_delete_delay_ms(world: World) -> None:
         assert len(segment_files(world, topic_id)) < 5
 
 
+def without_descriptors(_log: Any) -> Any:
+    yield bool, ()  # on the lane
+    raise OSError(errno.EMFILE, "no descriptors")
+
+
 @simulated
 async def test_durability(world: World) -> None:
     async with world.running() as run, world.connect() as client:
@@ -216,6 +223,22 @@ async def test_durability(world: World) -> None:
         await alter(client, "orders", {"durability": None})
         assert (await configs_of(client, "orders"))["durability"].value == "fsync"
         assert log.durability is Durability.FSYNC
+
+
+@simulated
+async def test_what_cannot_be_flushed_when_durability_is_raised_is_flushed_without_a_write(
+    world: World,
+) -> None:
+    """The writer, which has nothing to write, learns that a flush is due."""
+    async with world.running() as run, world.connect() as client:
+        await run.broker.create_topic("orders", configs={"durability": "os"})
+        log = run.replica("orders").log
+        await produce(client)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(log), "flush_job", without_descriptors)
+            await alter(client, "orders", {"durability": "interval"})
+        assert log.durable_offset == 0
+        await eventually(lambda: log.durable_offset == 1)
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])

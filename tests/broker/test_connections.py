@@ -23,6 +23,7 @@ from tests.broker.harness import (
     running,
     simulated,
 )
+from tests.broker.retained import eventually
 from trio_broker import BrokerConfig
 from trio_broker.broker.handlers.table import SERVED
 from trio_broker.config import NetworkConfig
@@ -332,8 +333,8 @@ async def test_what_came_before_a_broken_frame_is_stored(world: World) -> None:
             frame = client.encode(produce_request(make_batch()), 11)
             await client.send_bytes(frame + b"\xff" * 8)
             await client.wait_closed()
-        await trio.sleep(0.5)
-        assert run.replica("orders").log.log_end_offset == 1
+        replica = run.replica("orders")
+        await eventually(lambda: replica.log.log_end_offset == 1)
 
 
 async def test_a_client_that_only_stops_sending_gets_its_answers(

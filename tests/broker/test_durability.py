@@ -6,7 +6,7 @@ import attrs
 import trio
 
 from tests.broker.harness import World, code_of, make_batch, simulated
-from trio_broker.config import Durability, TopicConfig
+from trio_broker.config import Durability, StorageConfig, TopicConfig
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.wire.messages.produce import (
     PartitionProduceData,
@@ -49,8 +49,11 @@ async def test_when_data_is_made_durable(world: World) -> None:
         assert run.replica("os").log.recovery.is_trusted
 
 
-#: No flush by time within a test.
-BY_BYTES = {"shards_per_log_dir": 1, "flush_interval_ms": 60_000, "flush_interval_bytes": 64 * 1024}
+def flushed_by_bytes(world: World, **options: int) -> StorageConfig:
+    """Return a configuration in which no flush by time comes within a test."""
+    storage = world.config().storage
+    limits = {"flush_interval_ms": 60_000, "flush_interval_bytes": 64 * 1024}
+    return attrs.evolve(storage, shards_per_log_dir=1, **limits, **options)
 
 
 def topic_data(topic: str, batch: bytes) -> TopicProduceData:
@@ -63,8 +66,7 @@ def topic_data(topic: str, batch: bytes) -> TopicProduceData:
 async def test_a_write_that_fills_an_interval_is_synced_before_it_is_answered(
     world: World,
 ) -> None:
-    storage = attrs.evolve(world.config().storage, **BY_BYTES)
-    async with world.running(storage=storage) as run:
+    async with world.running(storage=flushed_by_bytes(world)) as run:
         await run.broker.create_topic("orders", configs={"durability": "interval"})
         log = run.replica("orders").log
         synced = []
@@ -79,8 +81,7 @@ async def test_a_write_that_fills_an_interval_is_synced_before_it_is_answered(
 async def test_a_log_that_leaves_much_unflushed_is_not_paid_for_by_each_write_to_another(
     world: World,
 ) -> None:
-    storage = attrs.evolve(world.config().storage, **BY_BYTES)
-    async with world.running(storage=storage) as run:
+    async with world.running(storage=flushed_by_bytes(world)) as run:
         await run.broker.create_topic("orders", partitions=2, configs={"durability": "interval"})
         log = run.replica("orders", 1).log
         async with world.connect() as client:
@@ -95,8 +96,7 @@ async def test_a_log_that_leaves_much_unflushed_is_not_paid_for_by_each_write_to
 
 @simulated
 async def test_what_is_written_to_other_kinds_of_topics_fills_no_interval(world: World) -> None:
-    storage = attrs.evolve(world.config().storage, **BY_BYTES)
-    async with world.running(storage=storage) as run:
+    async with world.running(storage=flushed_by_bytes(world)) as run:
         for mode in (Durability.OS, Durability.INTERVAL):
             await run.broker.create_topic(mode.value, configs={"durability": mode.value})
         large = topic_data("os", make_batch(bytes(70_000)))
@@ -112,7 +112,7 @@ async def test_what_is_written_to_other_kinds_of_topics_fills_no_interval(world:
 @simulated
 async def test_segments_that_were_synced_with_a_write_need_not_stay_open(world: World) -> None:
     """They would take all descriptors, and with none left each small write is synced."""
-    storage = attrs.evolve(world.config().storage, **BY_BYTES, open_files_max=4)
+    storage = flushed_by_bytes(world, open_files_max=4)
     topic = TopicConfig(segment_bytes=1024 * 1024, retention_ms=-1)
     async with world.running(storage=storage, topic=topic) as run:
         await run.broker.create_topic("orders", configs={"durability": "interval"})

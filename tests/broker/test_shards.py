@@ -288,7 +288,7 @@ async def test_a_batch_that_comes_as_a_stop_flushes_is_stored_or_refused(world: 
         replica = run.replica("orders")
         async with world.connect() as client:
             assert (await client.produce(make_batch())).error_code == 0
-        await trio.sleep(1)
+        await eventually(lambda: not replica.shard.changes.locked())
         batch = make_batch()
         append = AwaitedAppend()
 

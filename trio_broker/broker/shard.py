@@ -27,6 +27,8 @@ from trio_broker.storage.disk_state import GONE
 from trio_broker.storage.log import Accepted, BatchToAppend, Duplicate, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_broker.broker.append_slot import AppendSlot
     from trio_broker.broker.log_dir import LogDir
     from trio_broker.broker.response_flusher import ResponseFlusher
@@ -62,7 +64,6 @@ class Shard(ShardReplicas):
         self._queue: deque[AppendSlot] = deque()
         self._room = trio.lowlevel.ParkingLot()
         self._parked_writer: trio.lowlevel.Task | None = None
-        self._unflushed_then = -1  # bytes, once a commit is stored; negative: nobody has counted
         self._checkpoints_due: dict[Replica, None] = {}
         self._housekeeping = trio.CancelScope()
 
@@ -268,9 +269,9 @@ class Shard(ShardReplicas):
             assert slot.replica is not None
             by_replica.setdefault(slot.replica, []).append(slot)
         commits: list[PlannedCommit] = []
-        self._unflushed_then = -1
         for replica, mine in by_replica.items():
             self._attempt_now(replica, mine, self._plan_part, replica, mine, commits)
+        self._choose_syncs(commits)
         return commits
 
     def _plan_part(
@@ -299,28 +300,30 @@ class Shard(ShardReplicas):
             segment_bytes_max=keeper.segment_bytes_max if replica.topic.rolls_early else INT32_MAX,
             reserve_bytes=keeper.reserve_bytes,
         )
-        commit = PlannedCommit(replica, slots, plan)
-        commit.sync = self._syncs(commit)
-        commits.append(commit)
+        commits.append(PlannedCommit(replica, slots, plan))
 
-    def _syncs(self, commit: PlannedCommit) -> bool:
-        """Whether a part is synced with the write.
+    def _choose_syncs(self, commits: Sequence[PlannedCommit]) -> None:
+        """Decide which parts are synced with the write.
 
         So it is in interval mode where a flush by bytes would else come right behind it, and for
         the most part for the sake of this log. For the sake of others the writer flushes them all.
         """
-        durability = commit.replica.topic.durability
-        if durability is not Durability.INTERVAL:
-            return durability is Durability.FSYNC
-        if self._unflushed_then < 0:
-            self._unflushed_then = self._unflushed_bytes()
-        own_bytes = commit.log.unflushed_bytes + commit.size_bytes
-        self._unflushed_then += commit.size_bytes
+        in_interval: list[PlannedCommit] = []
+        for commit in commits:
+            durability = commit.replica.topic.durability
+            commit.sync = durability is Durability.FSYNC
+            if durability is Durability.INTERVAL:
+                in_interval.append(commit)
+        if not in_interval:
+            return
         limit_bytes = self._config.flush_interval_bytes
-        if self._unflushed_then < limit_bytes or 2 * own_bytes < limit_bytes:
-            return False
-        self._unflushed_then -= own_bytes
-        return True
+        unflushed_bytes = self._unflushed_bytes()
+        for commit in in_interval:
+            unflushed_bytes += commit.size_bytes
+            own_bytes = commit.log.unflushed_bytes + commit.size_bytes
+            if unflushed_bytes >= limit_bytes and 2 * own_bytes >= limit_bytes:
+                commit.sync = True
+                unflushed_bytes -= own_bytes
 
     def _settle(self, commit: PlannedCommit, result: Exception | None) -> None:
         """Publish one replica's part, or take it back."""

@@ -76,11 +76,6 @@ class ShardUpkeep:
         """Whether its tasks run: not between a fault and the next start."""
         return self._nursery is not None
 
-    @property
-    def is_changing(self) -> bool:
-        """Whether somebody holds `changes`."""
-        return self.changes.locked()
-
     def has_begun_to_flush(self) -> bool:
         """Whether a stop has come so far that no new replica is started any more."""
         return self._is_flushing

@@ -175,10 +175,11 @@ class Log(LogRetention):
             return  # stored all the same, but nobody looks at a closed log any more
         assert plan.is_synced or not synced
         row = self._row
-        if not plan.is_synced:
+        if plan.is_synced:
+            for segment in row.unsynced():
+                segment.holds_unsynced = False  # the job has synced these too
+        else:
             self._count_unsynced(plan, now_seconds)
-        for segment in row.unsynced() if plan.is_synced else ():
-            segment.holds_unsynced = False  # the job has synced these too
         for write in plan.writes:
             self._publish_write(plan, write)
         self.epochs.assign(plan.leader_epoch, plan.writes[0].batches[0].base_offset)

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 STOP_SLACK_SECONDS = 1.0
 _RECORDS_BYTES_MAX = 64 * 1024 * 1024
 #: What a record takes besides its value, alone in its batch.
-_RECORD_BYTES_MAX = 80
+_RECORD_OVERHEAD_BYTES = 80
 #: Tasks that come and go with these names are counted one by one.
 _PER_REPLICA = "trio_broker.broker.shard_replicas.ShardReplicas._live"
 _ROOT = ".open_broker.<locals>.run_tree"
@@ -173,7 +173,7 @@ def _audit_partition(
         raise Violation(
             f"I1 {partition} ends at {end}: {len(lost)} records from offset {min(lost)} on are lost"
         )
-    is_changing = replica.shard.is_changing
+    is_changing = replica.shard.changes.locked()
     batches = list(read_log(tree, log.directory, start, end, is_changing=is_changing))
     _check_order(partition, batches)
     records = [
@@ -287,7 +287,7 @@ def _check_retention(
         newest_ms = partition.sent.get(value, 0)
         if not any(0 <= most < now_ms - newest_ms for most in ms_kept):
             break
-        left_bytes += len(value) + _RECORD_BYTES_MAX
+        left_bytes += len(value) + _RECORD_OVERHEAD_BYTES
     else:
         return
     if any(0 <= most <= left_bytes for most in bytes_kept):

@@ -56,7 +56,7 @@ FLUSH_SLACK_SECONDS = 1.0
 SLOW_CALL_SECONDS = 3.0
 _LOOK_SECONDS = 0.25
 #: No read of a resident takes longer, where nothing else goes on.
-READ_SECONDS = 2.0
+_READ_SECONDS = 2.0
 
 
 #: Clients that end by themselves.
@@ -431,8 +431,9 @@ async def wait_until_all_rests(life: Life) -> None:
     During such a job, files have their new names already, and the log says what it said before.
     """
     state = life.state
-    reads_until = trio.current_time() + READ_SECONDS
-    while any(shard.is_changing for each in state.log_dirs for shard in each.shards) or (  # noqa: ASYNC110
+    reads_until = trio.current_time() + _READ_SECONDS
+    shards = [shard for log_dir in state.log_dirs for shard in log_dir.shards]
+    while any(shard.changes.locked() for shard in shards) or (  # noqa: ASYNC110
         state.response_memory.used_bytes and trio.current_time() < reads_until
     ):
         await trio.sleep(_LOOK_SECONDS)
