@@ -106,7 +106,7 @@ class DiskGuard:
                 await trio.sleep(self._backoff.next_seconds(trio.current_time()))
                 await self._probe()
             elif health.state is DiskState.DEGRADED:
-                await self._set_ballast(0)
+                await self._give_ballast_back()
                 await self._measure()  # clients are told
                 await trio.sleep(LOOK_SECONDS_TIGHT)
                 await self._probe()
@@ -175,6 +175,16 @@ class DiskGuard:
         if self._wanted_bytes >= 0:
             return self._wanted_bytes
         return min(BALLAST_BYTES_MAX, int(space.total_bytes * BALLAST_SHARE))
+
+    async def _give_ballast_back(self) -> None:
+        """Make room for offsets and deletions on a disk that is full.
+
+        Whatever clients have under way on it comes first, so that it meets the end of the disk and
+        does not take this room; what comes later is refused.
+        """
+        if self._held_bytes:
+            await self._log_dir.commits_ended()
+            await self._set_ballast(0)
 
     async def _set_ballast(self, size_bytes: int) -> None:
         """Take or give back the ballast; a disk that refuses is tried again at the next look."""

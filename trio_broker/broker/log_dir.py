@@ -226,6 +226,12 @@ class LogDir:
                     replica.go_offline(self.produce_refusal or "")
         self._state.flusher.flush()
 
+    async def commits_ended(self) -> None:
+        """Wait until what the shards are writing now has ended, one way or the other."""
+        for shard in self.shards:
+            async with shard.changes:
+                pass
+
     async def disk_changed(self, before: DiskState) -> None:
         """Do what a change of the disk's state asks for; called by the disk guard."""
         health = self.health

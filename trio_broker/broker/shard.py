@@ -287,9 +287,9 @@ class Shard(ShardReplicas):
         slots = [slot for slot in slots if not replica.answer_duplicate(slot)]
         if not slots:
             return
-        if keeper.refusal is not None and not replica.topic.is_internal:
+        if not replica.topic.is_internal and (refusal := self.log_dir.refusal) is not None:
             for slot in slots:  # queued before it was refused
-                replica.refuse(slot, ErrorCode.POLICY_VIOLATION, keeper.refusal)
+                replica.refuse(slot, *refusal)
             return
         batches = [BatchToAppend(slot.buffer, slot.header) for slot in slots if slot.header]
         assert len(batches) == len(slots), "only checked batches are queued"

@@ -169,7 +169,8 @@ class SpaceKeeper:
     # The task.
 
     def press(self) -> None:
-        """Look now: the disk runs low."""
+        """Look now, and let nothing be set aside any more: the disk runs low."""
+        self.reserve_bytes = 0
         self._acted_on, self._was_of_use = None, True
         self._wake_by(-math.inf)
 

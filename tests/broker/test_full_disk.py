@@ -1,0 +1,149 @@
+"""A disk without room: what is kept for offsets and deletions is not eaten by what waits."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import trio
+
+from tests.broker.harness import Running, World, simulated, slow
+from tests.broker.retained import DEFAULTS, eventually, fill
+from trio_broker import ErrorCode
+from trio_broker.config import KIB, MIB, StorageConfig
+from trio_broker.errors import RequestError
+from trio_broker.group.commands import CommitOffsets
+from trio_broker.records.build import Record
+from trio_broker.storage import paths
+from trio_broker.storage.disk_state import DiskState
+from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.testing.sim.handles import SimFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CAPACITY = 64 * MIB
+BALLAST = 3 * MIB
+#: A refusal of the disk itself, and no budget before it.
+SETTINGS = {"storage": StorageConfig(bytes_max=1 << 40, ballast_bytes=BALLAST), **DEFAULTS}
+PROMISED = {"retention.ms": "-1"}
+
+
+async def produce(
+    run: Running, partition: int, refusals: list[RequestError], *, size_bytes: int = 200 * KIB
+) -> None:
+    record = Record(key=None, value=b"x" * size_bytes, timestamp_ms=run.state.host.wall.now_ms())
+    try:
+        await run.broker.produce_batch("kept", [record], partition=partition)
+    except RequestError as error:
+        refusals.append(error)
+
+
+async def leave(world: World, run: Running, left_bytes: int) -> None:
+    """Take all the room but so much, right after the guard has looked: it does not know yet."""
+    log_dir = run.state.log_dirs[0]
+    before = log_dir.health.space
+    await eventually(lambda: log_dir.health.space is not before)
+    await log_dir.lane.run(_something_else(world, left_bytes))
+
+
+def _something_else(world: World, left_bytes: int) -> Iterator[Any]:
+    file = yield functools.partial(world.fs.open, create=True), ("/something-else", "test")
+    yield file.allocate, (CAPACITY - world.fs.used_bytes - left_bytes,)
+    file.close()
+
+
+def free_bytes(world: World) -> int:
+    return CAPACITY - int(world.fs.used_bytes)
+
+
+def ballast_bytes(world: World) -> int:
+    return len(world.fs.content(f"/data/logs/{paths.BALLAST_NAME}"))
+
+
+async def given_back(world: World, run: Running) -> None:
+    """Wait until the disk is known to be full, and its ballast has been given back."""
+    await eventually(lambda: run.state.log_dirs[0].health.state is DiskState.DEGRADED)
+    await eventually(lambda: ballast_bytes(world) == 0)
+
+
+@contextmanager
+def wishes_for_room() -> Iterator[list[str]]:
+    """Collect the paths of files behind which room is to be set aside."""
+    wished: list[str] = []
+    original = SimFile.reserve
+
+    def reserve(file: SimFile, end: int) -> None:
+        wished.append(file.path)
+        original(file, end)
+
+    with patch.object(SimFile, "reserve", reserve):
+        yield wished
+
+
+@simulated
+async def test_what_is_queued_does_not_eat_the_ballast(world: World) -> None:
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    refusals: list[RequestError] = []
+    async with world.running(**SETTINGS) as run:
+        await run.broker.create_topic("kept", partitions=1, configs=PROMISED)
+        await fill(run, "kept", MIB)
+        assert ballast_bytes(world) == BALLAST
+        await leave(world, run, 300 * KIB)
+        with wishes_for_room() as wished:
+            async with trio.open_nursery() as nursery:
+                for _ in range(60):
+                    nursery.start_soon(produce, run, 0, refusals)
+            await given_back(world, run)
+        assert run.state.log_dirs[0].write_failures == 1
+        assert {error.code for error in refusals} == {ErrorCode.KAFKA_STORAGE_ERROR}
+        assert free_bytes(world) >= BALLAST
+        assert len(wished) <= 1, "nothing is set aside on a disk that is full"
+        # It is there for this: the first commit of offsets makes their topic.
+        commit = CommitOffsets(group_id="group", offsets=())
+        await run.state.coordinator.commit(commit)
+        await run.broker.delete_topic("kept")
+
+
+@simulated
+async def test_a_write_that_is_under_way_does_not_eat_the_ballast(world: World) -> None:
+    """Each shard has a writer and a lane of its own."""
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    refusals: list[RequestError] = []
+    async with world.running(**SETTINGS) as run:
+        await run.broker.create_topic("kept", partitions=2, configs=PROMISED)
+        await fill(run, "kept", MIB)
+        first, second = (run.replica("kept", index) for index in range(2))
+        assert first.shard is not second.shard
+        await leave(world, run, 100 * KIB)
+        with slow(f"{second.topic_partition.topic_id}-1", 0.5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(produce, run, 1, refusals)
+                nursery.start_soon(produce, run, 0, refusals)
+                await given_back(world, run)
+        assert [error.code for error in refusals] == [ErrorCode.KAFKA_STORAGE_ERROR] * 2
+        assert free_bytes(world) >= BALLAST
+
+
+@simulated
+async def test_what_waits_on_a_disk_that_gets_tight_is_refused_too(world: World) -> None:
+    """The guard has found less than what is kept for offsets, before any write has met the end."""
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    refusals: list[RequestError] = []
+    async with world.running(**SETTINGS) as run:
+        await run.broker.create_topic("kept", partitions=1, configs=PROMISED)
+        await fill(run, "kept", MIB)
+        log_dir = run.state.log_dirs[0]
+        await leave(world, run, MIB)
+        replica = run.replica("kept")
+        async with trio.open_nursery() as nursery:
+            async with replica.shard.changes:  # the writer waits
+                nursery.start_soon(produce, run, 0, refusals)
+                nursery.start_soon(produce, run, 0, refusals)
+                await eventually(lambda: log_dir.health.state is DiskState.DEGRADED)
+        assert [error.code for error in refusals] == [ErrorCode.KAFKA_STORAGE_ERROR] * 2
+        assert "are needed" in str(refusals[0])
+        assert log_dir.write_failures == 0
+        assert replica.log.log_end_offset == MIB // (64 * KIB)
