@@ -53,7 +53,7 @@ async def fill(
         await run.broker.produce_batch(topic, [record], partition=partition)
 
 
-async def eventually(condition: Any, seconds: float = 60.0) -> None:
+async def eventually(condition: Any, seconds: float = 200.0) -> None:
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - of a simulated clock, by a condition of any kind
             await trio.sleep(0.05)

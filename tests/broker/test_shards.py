@@ -22,6 +22,7 @@ from tests.broker.harness import (
     simulated,
     slow,
 )
+from tests.broker.retained import eventually
 from tests.conftest import open_descriptors
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.broker.append_slot import AwaitedAppend
@@ -41,12 +42,6 @@ def on_disk(run: Running, topic: str, disk: str) -> Replica:
     """Return a replica of a topic that lies on that disk."""
     replicas = run.state.router.by_name[topic].replicas
     return next(r for r in replicas if r is not None and r.log.directory.startswith(disk))
-
-
-async def eventually(condition: Any, seconds: float = 200.0) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - of a simulated clock, by a condition of any kind
-            await trio.sleep(0.1)
 
 
 # ------------------------------------------------------------------------------ failing disks
