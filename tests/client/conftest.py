@@ -7,6 +7,7 @@ against the Kafka at that address; only topics and groups with names of the test
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from trio_broker.wire.api import ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
 KAFKA_BOOTSTRAP = os.environ.get("KAFKA_BOOTSTRAP")
@@ -25,11 +27,12 @@ CLUSTERS = ["memory", "tcp", *(["kafka"] if KAFKA_BOOTSTRAP else [])]
 
 
 @pytest.fixture(params=CLUSTERS)
-async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Client]:
-    """A client of each kind of cluster."""
+async def opens_client(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Callable[..., AbstractAsyncContextManager[Client]]]:
+    """Opens clients of one cluster, of each kind in turn; takes the options of `open_client`."""
     if request.param == "kafka":
-        async with open_client(KAFKA_BOOTSTRAP) as client:
-            yield client
+        yield partial(open_client, KAFKA_BOOTSTRAP)
         return
     config = BrokerConfig(
         data_dir=str(tmp_path / "data"),
@@ -38,11 +41,18 @@ async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     )
     async with open_broker(config) as broker:
         if request.param == "tcp":
-            async with open_client(broker.bootstrap) as client:
-                yield client
+            yield partial(open_client, broker.bootstrap)
         else:
-            async with open_client(broker=broker) as client:
-                yield client
+            yield partial(open_client, broker=broker)
+
+
+@pytest.fixture
+async def client(
+    opens_client: Callable[..., AbstractAsyncContextManager[Client]],
+) -> AsyncIterator[Client]:
+    """A client of each kind of cluster."""
+    async with opens_client() as client:
+        yield client
 
 
 @pytest.fixture

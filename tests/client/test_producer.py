@@ -16,12 +16,12 @@ from trio_broker.client import (
     ConsumerOptions,
     ProducerOptions,
     TopicPartition,
-    open_client,
 )
 from trio_broker.client.partitioner import murmur2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from trio_broker.client import Client, ConsumedRecord
 
@@ -211,13 +211,11 @@ async def test_leaving_with_an_error_gives_up(client: Client, topic: str) -> Non
         await producer.send(topic, b"2")
 
 
-async def test_tasks_may_run_in_the_caller_s_nursery(client: Client, topic: str) -> None:
-    host, port = next(iter(client.metadata.nodes.values())).host, 0
-    port = next(iter(client.metadata.nodes.values())).port
-    if not port:
-        pytest.skip("a broker without an address")
+async def test_tasks_may_run_in_the_caller_s_nursery(
+    opens_client: Callable[..., AbstractAsyncContextManager[Client]], topic: str
+) -> None:
     async with trio.open_nursery() as nursery:
-        async with open_client(f"{host}:{port}", nursery=nursery) as another:
+        async with opens_client(nursery=nursery) as another:
             async with another.open_producer() as producer:
                 assert (await producer.send(topic, b"1", partition=0)).offset == 0
             assert len(nursery.child_tasks) == 1
