@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -63,6 +64,15 @@ def ballast_bytes(world: World) -> int:
     return len(world.fs.content(f"/data/logs/{paths.BALLAST_NAME}"))
 
 
+def told_bytes(run: Running) -> int:
+    """Return how many bytes are free, as clients are told."""
+    refusal = run.state.log_dirs[0].produce_refusal
+    assert refusal is not None
+    found = re.search(r"; (\d+) bytes are free, \d+ are needed$", refusal)
+    assert found is not None, refusal
+    return int(found[1])
+
+
 async def given_back(world: World, run: Running) -> None:
     """Wait until the disk is known to be full, and its ballast has been given back."""
     await eventually(lambda: run.state.log_dirs[0].health.state is DiskState.DEGRADED)
@@ -101,6 +111,8 @@ async def test_what_is_queued_does_not_eat_the_ballast(world: World) -> None:
         assert {error.code for error in refusals} == {ErrorCode.KAFKA_STORAGE_ERROR}
         assert free_bytes(world) >= BALLAST
         assert len(wished) <= 1, "nothing is set aside on a disk that is full"
+        # Clients are told what there is for them, without the ballast.
+        await eventually(lambda: told_bytes(run) == free_bytes(world) - BALLAST)
         # It is there for this: the first commit of offsets makes their topic.
         commit = CommitOffsets(group_id="group", offsets=())
         await run.state.coordinator.commit(commit)

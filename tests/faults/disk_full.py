@@ -228,7 +228,9 @@ def fill_once(
         code, message = refusal(site, topic, filled)
         assert code == KAFKA_STORAGE_ERROR
         assert message is not None
-        assert re.search(r"; \d+ bytes are free, \d+ are needed$", message), message
+        told = re.search(r"; (\d+) bytes are free, (\d+) are needed$", message)
+        assert told is not None, message
+        assert int(told[1]) < int(told[2]), message
         assert clients.read(topic, filled) == clients.acknowledged[topic, filled]
         for group in range(GROUPS):  # their offsets are in all partitions of the offsets topic
             commit(site.bootstrap, f"group-{group}", topic, filled, number + group)

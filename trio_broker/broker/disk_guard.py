@@ -137,11 +137,11 @@ class DiskGuard:
     async def _measure(self) -> None:
         """Learn how much room there is on a disk that refuses writes."""
         try:
-            self._log_dir.health.space = await self._log_dir.lane.call(
-                self._host.fs.space, self._path
-            )
+            space = await self._log_dir.lane.call(self._host.fs.space, self._path)
         except (StuckIO, OSError) as error:
             logger.debug("log dir %s cannot be measured: %s", self._path, error)
+        else:
+            self._log_dir.health.space = self._beside_ballast(space)
 
     async def _find_ballast(self) -> None:
         """Learn what an earlier run has kept."""
@@ -175,6 +175,11 @@ class DiskGuard:
         if self._wanted_bytes >= 0:
             return self._wanted_bytes
         return min(BALLAST_BYTES_MAX, int(space.total_bytes * BALLAST_SHARE))
+
+    def _beside_ballast(self, space: Space) -> Space:
+        """Return the room there is for clients, who do not get that of the ballast."""
+        owed_bytes = self._ballast_bytes(space) - self._held_bytes
+        return space._replace(free_bytes=max(space.free_bytes - owed_bytes, 0))
 
     async def _give_ballast_back(self) -> None:
         """Make room for offsets and deletions on a disk that is full.
@@ -215,8 +220,7 @@ class DiskGuard:
             health.probe_failed()
             logger.debug("log dir %s still does not work: %s", self._path, error)
             return
-        owed_bytes = self._ballast_bytes(space) - self._held_bytes
-        space = space._replace(free_bytes=max(space.free_bytes - owed_bytes, 0))
+        space = self._beside_ballast(space)
         if not health.probe_succeeded(space, trio.current_time()):
             return
         before = health.state
