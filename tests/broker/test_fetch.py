@@ -295,6 +295,36 @@ async def test_a_client_that_leaves_while_its_fetch_is_parked_is_forgotten(
 
 
 @simulated
+async def test_what_a_client_leaves_behind_does_not_keep_its_parked_fetch(world: World) -> None:
+    """A request that nobody has read yet, and the end of the connection behind it."""
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            await client.send(fetch_request(max_wait_ms=2**31 - 1), 12)
+            await client.send(fetch_request(), 12)
+            await trio.sleep(2)
+            assert run.replica("orders").waiters
+        with trio.fail_after(11):
+            await run.wait_idle()
+
+
+@simulated
+async def test_what_a_client_leaves_behind_a_fetch_that_waits_a_little_is_carried_out(
+    world: World,
+) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            await client.send(fetch_request(max_wait_ms=5_000), 12)
+            await trio.sleep(1)
+            await client.send(produce_request(make_batch(b"last words"), acks=0), 11)
+            client.stream.send_eof()
+            assert (await client.receive(fetch_request(), 12)).error_code == 0
+            await client.wait_closed()
+        assert run.replica("orders").log.log_end_offset == 1
+
+
+@simulated
 async def test_a_client_that_waits_for_its_parked_fetch_is_not_taken_for_gone(
     world: World,
 ) -> None:

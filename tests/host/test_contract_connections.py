@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -165,12 +166,36 @@ async def test_a_peer_that_has_left_is_noticed_without_reading(
     assert await receive(server, 1) == b""
 
 
+async def until_left(stream: Stream) -> None:
+    with trio.fail_after(10):
+        while not stream.has_peer_left():  # noqa: ASYNC110 - nobody is told
+            await trio.sleep(0.001)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: PEERS THAT LEAVE, ON LINUX")
+async def test_a_peer_that_has_left_is_noticed_although_there_is_more_to_read(
+    pair: tuple[Stream, Stream],
+) -> None:
+    client, server = pair
+    assert not server.has_peer_left()
+    await client.send_vectored([b"last ", b"words"])
+    await trio.sleep(0.05)
+    assert not server.has_peer_left()
+    client.close()
+    assert client.has_peer_left()
+    await until_left(server)
+    assert not server.is_abandoned()
+    assert await receive(server, 100) == b"last words"
+    assert server.has_peer_left()
+
+
 async def test_a_reset_is_noticed_without_reading(pair: tuple[Stream, Stream]) -> None:
     client, server = pair
     await client.send_vectored([b"never read"])
     await wait_all_tasks_blocked()
     server.close()
     await until_abandoned(client)
+    assert client.has_peer_left()
 
 
 async def test_a_closed_stream_refuses_everything(pair: tuple[Stream, Stream]) -> None:

@@ -41,6 +41,8 @@ logger = logging.getLogger("trio_broker.connection")
 SEND_PIECE_BYTES = 1024 * 1024
 #: Whether a client is still there is not asked before its request has taken so long.
 _PARKED_SECONDS = 1.0
+#: One that has left behind more requests is served for so long, for the sake of these.
+_LAST_REQUEST_SECONDS = 10.0
 #: What each connection may hold of the requests that it receives without counting it. Idle ones
 #: must not use the pool up: there can be `network.connections_max` of them.
 BUFFER_BYTES = 64 * 1024
@@ -166,12 +168,20 @@ class Connection:
         """Do what is due at `now`: close a peer that keeps us waiting, answer late produces."""
         if now >= min(self.deadline, self._backlog_deadline):
             self.close("the client was silent, or took too long to send or to receive")
-        elif now - self._handling_since >= _PARKED_SECONDS and self.stream.is_abandoned():
+        elif self._is_left_alone(now - self._handling_since):
             self.close("the client is gone")  # or a parked fetch would keep its socket for days
         for request in self._pending:
             if now >= request.deadline:
                 request.time_out()
         self._state.flusher.flush()
+
+    def _is_left_alone(self, parked_seconds: float) -> bool:
+        """Whether nobody waits for the request that has been handled for so long."""
+        if parked_seconds < _PARKED_SECONDS:
+            return False
+        if parked_seconds >= _LAST_REQUEST_SECONDS:
+            return self.stream.has_peer_left()
+        return self.stream.is_abandoned()
 
     def _is_draining(self) -> bool:
         return self.draining  # may change at every await

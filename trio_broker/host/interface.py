@@ -313,6 +313,14 @@ class Stream(Protocol):
         silent, and while something is left to read; True after `close`.
         """
 
+    def has_peer_left(self) -> bool:
+        """Whether the peer has closed or reset the connection, whatever is left to read.
+
+        Never blocks, and takes nothing from the stream. A peer that has closed its sending side
+        only is taken for gone too. Where the system cannot tell (other than on Linux) it is the
+        same as `is_abandoned`.
+        """
+
     def close(self) -> None:
         """Close at once, in both directions. Idempotent; wakes tasks waiting in this stream."""
 

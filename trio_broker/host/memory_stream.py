@@ -110,6 +110,10 @@ class MemoryStream:
         incoming = self._incoming
         return self._is_closed or not (incoming.pieces or incoming.has_writer)
 
+    def has_peer_left(self) -> bool:
+        """Whether the peer has closed the connection, whatever is left to read."""
+        return self._is_closed or not self._incoming.has_writer
+
     def close(self) -> None:
         """Close both directions. Idempotent; the other end may still read what it was sent."""
         if self._is_closed:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SEND_BUFFERS_MAX = 1024
 #: As long as the system lets it be (net.core.somaxconn): a reconnecting fleet arrives at once.
 _BACKLOG = 0xFFFF
+#: What poll(2) is asked for (POLLERR and POLLHUP come by themselves); 0: it cannot tell, here.
+_PEER_LEFT: int = getattr(select, "POLLRDHUP", 0)
 #: How often to try for one free port on all addresses of a name, when port 0 is asked for.
 _PORT_ATTEMPTS_MAX = 8
 #: Most clients closed at once while there is no descriptor for them.
@@ -143,6 +146,16 @@ class RealStream:
             return False
         except OSError:
             return True
+
+    def has_peer_left(self) -> bool:
+        """Whether the peer has closed or reset the connection, whatever is left to read."""
+        if self._descriptor < 0:
+            return True
+        if not _PEER_LEFT:
+            return self.is_abandoned()
+        poll = select.poll()
+        poll.register(self._descriptor, _PEER_LEFT)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close at once, in both directions. Idempotent; wakes tasks waiting in this stream."""

@@ -161,6 +161,15 @@ class SimStream:
         arrival, data = self._inbox[0]
         return arrival <= trio.current_time() and not data
 
+    def has_peer_left(self) -> bool:
+        """Whether the peer has closed or reset the connection, whatever is left to read."""
+        if self.is_abandoned():
+            return True
+        if not self._inbox or self._is_cut:
+            return False
+        arrival, data = self._inbox[-1]
+        return arrival <= trio.current_time() and not data
+
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes; receiving goes on (for hostile peers)."""
         self.check()
