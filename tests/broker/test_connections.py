@@ -6,6 +6,7 @@ import errno
 import http.client
 import socket
 import ssl
+from contextlib import AsyncExitStack
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ import pytest
 import trio
 
 from tests.broker.harness import (
+    Client,
     World,
     closed_after,
     codes,
@@ -274,6 +276,63 @@ async def test_a_peer_that_stops_in_a_large_request_gives_its_memory_back(world:
                 assert (await other.produce(make_batch(bytes(10)))).error_code == 0
             assert 10 < trio.current_time() - began < 25
         await run.wait_idle()
+
+
+class Parts:
+    """A request that is sent part by part."""
+
+    def __init__(self, client: Client, frame: bytes) -> None:
+        self.client = client
+        self.frame = frame
+
+    async def send(self, *sizes_bytes: int) -> None:
+        """Send so much more, and wait until the broker has it."""
+        for size_bytes in sizes_bytes:
+            part, self.frame = self.frame[:size_bytes], self.frame[size_bytes:]
+            await self.client.send_bytes(part)
+            await trio.sleep(0.1)
+
+
+@simulated
+@pytest.mark.parametrize("goes_on", ["parked fetch", "request after request"])
+async def test_who_is_finished_without_room_lets_the_next_one_finish(
+    world: World, goes_on: str
+) -> None:
+    world.internet.faults = NetworkFaults(fragment_rate=0)
+    config = network(world, request_memory_bytes=1024 * 1024, frame_seconds_max=1_000.0)
+    topic = attrs.evolve(world.config().topic, max_message_bytes=8 * 1024 * 1024)
+    async with world.running(network=config, topic=topic) as run, AsyncExitStack() as clients:
+        await run.broker.create_topic("orders")
+        memory = run.state.request_memory
+        ours, *theirs = [await clients.enter_async_context(world.connect()) for _ in range(4)]
+        if goes_on == "parked fetch":
+            request = fetch_request(max_wait_ms=2**31 - 1)
+            request.topics[0].partitions *= 12_000
+            one = Parts(ours, ours.encode(request, 12))
+        else:  # the beginning of the next one always comes with the end of this one
+            request = produce_request(make_batch(bytes(400_000)))
+            one = Parts(ours, ours.encode(request, 9) * 100)
+        upload = produce_request(make_batch(bytes(1_500_000)))
+        half, other_half = (Parts(each, each.encode(upload, 9)) for each in theirs[:2])
+        small = produce_request(make_batch(bytes(400_000)))
+        last = Parts(theirs[2], theirs[2].encode(small, 9))
+
+        await one.send(70_000)
+        for each in (half, other_half):
+            await each.send(*[109_000] * 5)
+        await last.send(200_000)  # there is no room any more, and it goes on
+        for each in (one, half, other_half):
+            await each.send(50_000)
+        await last.send(len(last.frame))
+        assert (await theirs[2].receive(small, 9)) is not None
+        assert not memory.has_room  # because of those that wait, of whom ours was the first
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.send, len(one.frame))
+            await trio.sleep(1)
+            nursery.start_soon(half.send, len(half.frame))
+            assert (await half.client.receive(upload, 9)) is not None
+            assert run.replica("orders").log.log_end_offset < 10
+            nursery.cancel_scope.cancel()
 
 
 @simulated

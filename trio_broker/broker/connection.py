@@ -209,12 +209,11 @@ class Connection:
                     return
                 while (frame := splitter.next_frame()) is not None:
                     await self._handle(frame)
+                    memory.finished(self)
                     if self.session.muted_until:
                         await self._stay_muted()
                     if self._is_draining():
                         return
-                if splitter.partial_since is None:
-                    memory.finished(self)
                 self._state.flusher.flush()
 
     async def _wait_for_memory(self) -> float:
@@ -268,6 +267,7 @@ class Connection:
             await self._handle_produce(header, frame, close_reason)
             return
         began = self._handling_since = trio.current_time()
+        self._state.request_memory.finished(self)  # a fetch may wait for days
         self._state.flusher.flush()
         await self._wait_for_pending(0, 0)
         reply = await answer(self._state, self.session, header, frame)
