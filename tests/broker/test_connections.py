@@ -111,6 +111,27 @@ async def test_a_request_that_has_begun_must_arrive_in_time(world: World) -> Non
 
 
 @simulated
+async def test_a_request_may_be_late_that_was_not_read_on_because_of_the_one_before(
+    world: World,
+) -> None:
+    world.internet.faults = NetworkFaults(window_bytes=5_000, latency_seconds=(0.1, 0.2))
+    async with world.running(network=network(world, frame_seconds_max=10.0)) as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client, trio.open_nursery() as nursery:
+            fetch = fetch_request(max_wait_ms=20_000)
+            produce = produce_request(make_batch(bytes(30_000)))
+            frames = client.encode(fetch, 12) + client.encode(produce, 9)
+            nursery.start_soon(client.send_bytes, frames)
+            assert (await client.receive(fetch, 12)) is not None
+            response = await client.receive(produce, 9)
+            assert codes(response.responses[0].partition_responses) == [0]
+        async with world.connect() as client:  # but only because of that
+            fetch = fetch_request(1, max_wait_ms=7_000)
+            await client.send_bytes(client.encode(fetch, 12) + (100).to_bytes(4, "big"))
+            assert 17 < await closed_after(client) < 25
+
+
+@simulated
 async def test_who_does_not_read_a_large_reply_is_closed(world: World) -> None:
     world.internet.faults = NetworkFaults(window_bytes=10_000)
     async with world.running(network=network(world, send_stall_seconds_max=20.0)) as run:

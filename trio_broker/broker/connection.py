@@ -190,7 +190,8 @@ class Connection:
         splitter = self._splitter
         network = self._state.config.network
         memory = self._state.request_memory
-        held_up_seconds = 0.0  # by ourselves, while the frame that is arriving waited for memory
+        # By ourselves, while the frame that is arriving waited for memory, or for those before it.
+        held_up_seconds = 0.0
         with self._intake_scope:
             while not self._is_draining():
                 self._count_claim()
@@ -207,13 +208,17 @@ class Connection:
                 count = await self._receive()
                 if count == 0:
                     return
+                has_handled = False
                 while (frame := splitter.next_frame()) is not None:
                     await self._handle(frame)
+                    has_handled = True
                     memory.finished(self)
                     if self.session.muted_until:
                         await self._stay_muted()
                     if self._is_draining():
                         return
+                if has_handled and splitter.partial_since is not None:
+                    held_up_seconds = trio.current_time() - splitter.partial_since
                 self._state.flusher.flush()
 
     async def _wait_for_memory(self) -> float:
