@@ -241,6 +241,43 @@ async def test_a_refused_or_repeated_batch_wakes_nobody_for_good(world: World) -
 
 
 @simulated
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"min_bytes": 20_000, "max_bytes": 10_000},  # of the whole answer
+        {"min_bytes": 20_000, "partition_max_bytes": 20_000},  # where no whole batches come to
+    ],
+)
+async def test_a_fetch_does_not_wait_where_its_own_limits_allow_no_more(
+    world: World, limits: dict[str, int]
+) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders")
+        async with world.connect() as client:
+            for _ in range(40):
+                await client.produce(make_batch(bytes(1000)))
+            began = trio.current_time()
+            found = await client.fetch(max_wait_ms=60_000, **limits)
+            assert len(bytes(found.records)) > 8_000
+            assert trio.current_time() - began < 1
+            await client.fetch(35, max_wait_ms=5_000, min_bytes=20_000)
+            assert trio.current_time() - began > 5  # there can be more
+
+
+@simulated
+async def test_a_fetch_does_not_wait_at_the_end_of_a_complete_segment(world: World) -> None:
+    async with world.running() as run:
+        await run.broker.create_topic("orders", configs={"segment.bytes": "3000"})
+        async with world.connect() as client:
+            for _ in range(8):
+                await client.produce(make_batch(bytes(1000)))
+            began = trio.current_time()
+            found = await client.fetch(1, max_wait_ms=60_000, min_bytes=5000)
+            assert spans(found.records) == [(1, 1)]
+            assert trio.current_time() - began < 1
+
+
+@simulated
 async def test_deleting_the_topic_wakes_its_fetches(world: World) -> None:
     async with world.running() as run:
         topic_id = await run.broker.create_topic("orders")

@@ -116,13 +116,20 @@ class ReadPlan:
         return self.span.end - self.span.start
 
     @property
-    def estimated_bytes(self) -> int:
-        """About how much will be read, for deciding whether to wait for more."""
+    def available_bytes(self) -> int:
+        """About how much there is, up to `max_bytes`: for deciding whether to wait for more.
+
+        Not in whole batches, of which a little less fits: waiting would bring nothing then.
+        """
         if self.is_empty:
             return 0
-        if self.span is None:
-            return min(self.max_bytes, self.size_bytes)
-        return self.span.end - self.span.start
+        start = 0 if self.span is None else self.span.start
+        return min(self.max_bytes, self.segment_bytes - start)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether what is written next could be part of it: so it is in the newest segment."""
+        return self.is_empty or self.is_active
 
     @property
     def path(self) -> str:

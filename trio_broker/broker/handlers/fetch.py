@@ -121,15 +121,16 @@ async def _wait_for_enough(
     concern a partition that had its turn.
     """
     deadline = trio.current_time() + max(request.max_wait_ms, 0) / 1000
+    min_bytes = min(request.min_bytes, _most_bytes(state, request))
     while True:
-        waiter = FetchWaiter(request.min_bytes)
+        waiter = FetchWaiter(min_bytes)
         try:
             if len(targets) >= TARGETS_PER_TURN:
                 _watch(waiter, targets)
             readable_bytes = await _plan(state, request, targets)
             if (
-                readable_bytes >= request.min_bytes
-                or any(target.code or target.diverging for target in targets)
+                readable_bytes >= min_bytes
+                or any(_cannot_wait(target) for target in targets)
                 or not targets
                 or state.draining
                 or trio.current_time() >= deadline
@@ -143,6 +144,21 @@ async def _wait_for_enough(
             for target in targets:
                 if target.replica is not None:
                     target.replica.waiters.pop(waiter, None)
+
+
+def _most_bytes(state: BrokerState, request: FetchRequest) -> int:
+    """Return how much the answer may be, in all."""
+    return min(request.max_bytes, state.config.network.fetch_bytes_max)
+
+
+def _cannot_wait(target: _Target) -> bool:
+    """Whether a partition is to be answered at once, however little that is.
+
+    So is one whose segment is complete, as in Apache Kafka: the next ones are read by themselves.
+    """
+    return bool(
+        target.code or target.diverging or (target.plan is not None and not target.plan.can_grow)
+    )
 
 
 def _watch(waiter: FetchWaiter, targets: Sequence[_Target]) -> None:
@@ -200,7 +216,7 @@ def _targets(
 
 async def _plan(state: BrokerState, request: FetchRequest, targets: Sequence[_Target]) -> int:
     """Decide what to read of each partition; return how many bytes that is in all."""
-    room = min(request.max_bytes, state.config.network.fetch_bytes_max)
+    room = _most_bytes(state, request)
     readable_bytes = 0
     for number, target in enumerate(targets):
         if number % TARGETS_PER_TURN == TARGETS_PER_TURN - 1:
@@ -216,8 +232,7 @@ async def _plan(state: BrokerState, request: FetchRequest, targets: Sequence[_Ta
         if fault is not None:
             target.code = ErrorCode.UNKNOWN_SERVER_ERROR
         elif target.plan is not None and not target.plan.is_empty:
-            # What the plan looks through can be more than what it returns.
-            readable_bytes += max(min(target.plan.estimated_bytes, limit), is_first)
+            readable_bytes += max(target.plan.available_bytes, is_first)
     return readable_bytes
 
 
