@@ -33,6 +33,7 @@ from trio_broker.testing import broker_thread
 from trio_broker.testing.sim.network import NetworkFaults
 from trio_broker.wire.api import ApiKey
 from trio_broker.wire.messages.api_versions import ApiVersionsRequest
+from trio_broker.wire.messages.heartbeat import HeartbeatRequest
 from trio_broker.wire.messages.metadata import MetadataRequest
 from trio_broker.wire.messages.produce import PartitionProduceData, TopicProduceData
 
@@ -207,6 +208,34 @@ async def test_one_connection_does_not_hold_up_the_others(wire_config: BrokerCon
                 in_between = sum(handled.counts) - before
                 for _ in range(600):
                     assert codes((await hog.receive(request, 12)).responses[0].partitions) == [0]
+            assert in_between < 100
+
+
+@pytest.mark.parametrize("what", ["version", "session", "heartbeat", "topic", "retry"])
+async def test_nor_with_requests_that_are_answered_at_once(
+    wire_config: BrokerConfig, what: str
+) -> None:
+    async with running(wire_config) as run:
+        await run.broker.create_topic("orders")
+        async with run.connect() as hog, run.connect() as other:
+            batch = make_batch(producer_id=1, producer_epoch=0, base_sequence=0)
+            await other.produce(batch)
+            beat = HeartbeatRequest(group_id="nobody", generation_id=1, member_id="me")
+            frame = {
+                "version": b"\0\0\0\x0b\0\x12\x03\xe8\0\0\0\x07\xff\xff\0",
+                "session": hog.encode(fetch_request(session_epoch=1), 12),
+                "heartbeat": hog.encode(beat, 3),
+                "topic": hog.encode(produce_request(None, topic="nowhere"), 9),
+                "retry": hog.encode(produce_request(batch), 9),
+            }[what]
+            handled = run.state.requests[frame[5]]
+            for _ in range(3):  # the broker's buffer for this client grows
+                before = sum(handled.counts)
+                await hog.send_bytes(frame * 500)
+                assert await other.call(MetadataRequest(topics=()), 9) is not None
+                in_between = sum(handled.counts) - before
+                for _ in range(500):
+                    assert await hog.receive_frame() is not None
             assert in_between < 100
 
 

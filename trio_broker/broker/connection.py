@@ -43,6 +43,8 @@ SEND_PIECE_BYTES = 1024 * 1024
 _PARKED_SECONDS = 1.0
 #: One that has left behind more requests is served for so long, for the sake of these.
 _LAST_REQUEST_SECONDS = 10.0
+#: So many that have come together are handled before others get a turn, where none of them waits.
+_REQUESTS_PER_TURN = 10
 #: What each connection may hold of the requests that it receives without counting it. Idle ones
 #: must not use the pool up: there can be `network.connections_max` of them.
 BUFFER_BYTES = 64 * 1024
@@ -208,16 +210,18 @@ class Connection:
                 count = await self._receive()
                 if count == 0:
                     return
-                has_handled = False
+                handled = 0
                 while (frame := splitter.next_frame()) is not None:
                     await self._handle(frame)
-                    has_handled = True
+                    handled += 1
                     memory.finished(self)
                     if self.session.muted_until:
                         await self._stay_muted()
+                    if handled % _REQUESTS_PER_TURN == 0:
+                        await trio.lowlevel.checkpoint()
                     if self._is_draining():
                         return
-                if has_handled and splitter.partial_since is not None:
+                if handled and splitter.partial_since is not None:
                     held_up_seconds = trio.current_time() - splitter.partial_since
                 self._state.flusher.flush()
 
