@@ -14,6 +14,7 @@ from tests.broker.harness import (
     make_batch,
     running,
     simulated,
+    slow,
 )
 from tests.broker.retained import (
     BATCH,
@@ -243,6 +244,29 @@ def something_else(world: World, left_bytes: int) -> Iterator[Any]:
     file = yield functools.partial(world.fs.open, create=True), ("/something-else", "test")
     yield file.allocate, (world.fs.faults.capacity_bytes - world.fs.used_bytes - left_bytes,)
     file.close()
+
+
+@simulated
+async def test_nothing_gives_way_while_a_deleted_topic_gives_its_room_back(world: World) -> None:
+    """That takes several jobs of the lane; the disk is measured in between."""
+    world.fs.faults = DiskFaults(capacity_bytes=64 * MIB)
+    async with world.running(**DEFAULTS) as run:
+        await run.broker.create_topic("events", configs={"segment.bytes": str(MIB)})
+        await run.broker.create_topic("large", configs={"segment.bytes": str(128 * KIB)})
+        for topic in ("events", "large"):
+            await fill(run, topic, 16 * MIB)
+        log_dir = run.state.log_dirs[0]
+        states = []
+        with slow(f"{run.topic_id('large')}-0.deleted/", 0.05):
+            await run.broker.delete_topic("large")
+            await log_dir.shards[1].lane.run(something_else(world, 5 * MIB))
+            while log_dir.deleted.names:
+                states.append(log_dir.health.state)
+                await trio.sleep(0.05)
+        await trio.sleep(10)
+        assert DiskState.LOW in states
+        assert log_dir.health.state is DiskState.OK
+        assert not deleted(run, "events")
 
 
 @simulated

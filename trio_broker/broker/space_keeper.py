@@ -262,13 +262,16 @@ class SpaceKeeper:
         wanted = pressure.low_on_space(space)
         if not wanted:
             return
-        used_bytes = self.count()
+        used_bytes, deleted = self.count(), self._log_dir.deleted
+        names = frozenset(deleted.names)
         freed_bytes = await self._give_deleted_back()
-        await self._log_dir.deleted.remove_all()
+        await deleted.remove_all()
+        # How much room those topics took shows in a measurement only: nothing else goes before.
+        has_removed = not names.issubset(deleted.names)
         wanted = Wanted(max(0, wanted.size_bytes - freed_bytes), wanted.segments)
-        if wanted:
+        if wanted and not has_removed:
             await self._make_room([self], wanted)
-        self._was_of_use = self.count() < used_bytes
+        self._was_of_use = has_removed or self.count() < used_bytes
         # What was freed shows in the next measurement only.
         self._acted_on = space if self._was_of_use else None
 
