@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import trio
 
@@ -35,8 +36,9 @@ from trio_broker.errors import RequestError
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage.disk_state import DiskState
-from trio_broker.storage.pressure import PIECE_BYTES_MIN
+from trio_broker.storage.pressure import PIECE_BYTES_MIN, low_on_space
 from trio_broker.storage.retention import DeletionReason
+from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.wire.messages.describe_configs import (
     DescribeConfigsRequest,
@@ -267,6 +269,34 @@ async def test_nothing_gives_way_while_a_deleted_topic_gives_its_room_back(world
         assert DiskState.LOW in states
         assert log_dir.health.state is DiskState.OK
         assert not deleted(run, "events")
+
+
+@simulated
+async def test_a_measurement_from_meanwhile_makes_nothing_give_way_twice(world: World) -> None:
+    world.fs.faults = DiskFaults(capacity_bytes=64 * MIB)
+    delay_seconds = SimFileSystem.delay_seconds
+
+    def delay(fs: SimFileSystem, call: str, path: str) -> float:
+        seconds = {"space": 1.0, "rename": 0.35}.get(call, 0.0)
+        return delay_seconds(fs, call, path) if path.endswith(".tmp") else seconds
+
+    async with world.running(**DEFAULTS) as run:
+        await run.broker.create_topic("events", partitions=2, configs={"segment.bytes": str(MIB)})
+        log_dir = run.state.log_dirs[0]
+        [partition] = [
+            replica.partition
+            for replica in run.state.router.replicas()
+            if replica.shard is log_dir.shards[1]  # the other one measures
+        ]
+        await fill(run, "events", 24 * MIB, partition=partition)
+        with patch.object(SimFileSystem, "delay_seconds", delay):
+            await log_dir.shards[1].lane.run(something_else(world, 5 * MIB))
+            await eventually(lambda: log_dir.health.state is DiskState.LOW)
+            await eventually(lambda: log_dir.health.state is DiskState.OK)
+            await trio.sleep(5)
+        assert log_dir.health.space is not None
+        most_bytes = low_on_space(log_dir.health.space._replace(free_bytes=0)).size_bytes
+        assert log_dir.health.space.free_bytes <= most_bytes + MIB
 
 
 @simulated

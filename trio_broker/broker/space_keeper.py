@@ -272,8 +272,8 @@ class SpaceKeeper:
         if wanted and not has_removed:
             await self._make_room([self], wanted)
         self._was_of_use = has_removed or self.count() < used_bytes
-        # What was freed shows in the next measurement only.
-        self._acted_on = space if self._was_of_use else None
+        # What was freed shows in the next measurement only: one from meanwhile has seen a part.
+        self._acted_on = self._log_dir.health.space if self._was_of_use else None
 
     async def _keep_budget(self) -> int:
         """Make the logs fit; return how many bytes of what is over the budget nobody can give."""
