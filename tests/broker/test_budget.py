@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import re
 from typing import TYPE_CHECKING, Any
@@ -35,11 +36,12 @@ from trio_broker.config import DAY_MS, KIB, MIB, StorageConfig
 from trio_broker.errors import RequestError
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
-from trio_broker.storage.disk_state import DiskState
+from trio_broker.storage.disk_state import WRITE_ERRORS_SECONDS, DiskState
 from trio_broker.storage.pressure import PIECE_BYTES_MIN, low_on_space
 from trio_broker.storage.retention import DeletionReason
 from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.testing.sim.path_faults import PathFaults
 from trio_broker.wire.messages.describe_configs import (
     DescribeConfigsRequest,
     DescribeConfigsResource,
@@ -200,6 +202,45 @@ async def test_log_dirs_share_a_configured_budget(world: World) -> None:
         for partition in range(2):
             assert run.replica("first", partition).log.size_bytes <= PIECE_BYTES_MIN + BATCH_MAX
             assert run.replica("second", partition).log.size_bytes > MIB // 2
+
+
+@simulated
+async def test_a_log_that_cannot_give_way_keeps_no_other_from_it(world: World) -> None:
+    """Somebody has taken the rights to its directory away."""
+    async with world.running(**BUDGET) as run:
+        for topic in ("forbidden", "events"):
+            await run.broker.create_topic(topic)
+        await fill(run, "forbidden", 3 * MIB // 2)
+        await trio.sleep(5)
+        before = kept(run, "forbidden")
+        directory = run.replica("forbidden").log.directory
+        forbidden = PathFaults(name_error_rate=1.0, error_number=errno.EACCES)
+        with world.fs.failing_below(directory, forbidden):
+            await fill(run, "events", 8 * MIB)
+            for _ in range(30):
+                await fill(run, "events", BATCH)
+                await trio.sleep(LOOK_SECONDS)
+                assert used(run) <= LIMIT + 2 * BATCH_MAX
+            assert kept(run, "forbidden") == before
+        await trio.sleep(WRITE_ERRORS_SECONDS)
+        await fill(run, "events", 2 * MIB)
+        assert kept(run, "forbidden") < before, "it is the oldest"
+
+
+@simulated
+async def test_what_a_log_that_cannot_give_way_holds_counts_for_the_refusal(world: World) -> None:
+    async with world.running(**BUDGET) as run:
+        await run.broker.create_topic("forbidden")
+        await run.broker.create_topic("kept", configs={"retention.ms": "-1"})
+        await fill(run, "forbidden", MIB)
+        directory = run.replica("forbidden").log.directory
+        forbidden = PathFaults(name_error_rate=1.0, error_number=errno.EACCES)
+        with world.fs.failing_below(directory, forbidden):
+            refusal = await fill_until_refused(run, "kept")
+            assert refusal.code == ErrorCode.POLICY_VIOLATION
+            assert used(run) <= LIMIT + MIB
+        await trio.sleep(WRITE_ERRORS_SECONDS + LOOK_SECONDS)
+        await run.broker.produce("kept", b"x")
 
 
 @simulated

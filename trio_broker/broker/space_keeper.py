@@ -23,7 +23,7 @@ from trio_broker.broker.replica import ReplicaState
 from trio_broker.config import INT32_MAX
 from trio_broker.storage import pressure
 from trio_broker.storage.disk_state import DiskState
-from trio_broker.storage.pressure import Holding, Wanted
+from trio_broker.storage.pressure import GivingWay, Holding, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -300,14 +300,34 @@ class SpaceKeeper:
                 freed_bytes += size_bytes
         return freed_bytes
 
-    async def _make_room(self, keepers: Sequence[SpaceKeeper], wanted: Wanted) -> int:
-        """Delete what gives way here; return how many bytes give way in all these log dirs."""
-        replicas = [
+    def giving_way(self, *, is_failing: bool) -> list[Replica]:
+        """Return the replicas that may give way, with or without errors of writes of late."""
+        failing = self._log_dir.health.failing_places(trio.current_time())
+        return [
             replica
-            for keeper in keepers
-            for replica in keeper.replicas()
-            if replica.topic.gives_way and replica.state is ReplicaState.ONLINE
+            for replica in self.replicas()
+            if replica.topic.gives_way
+            and replica.state is ReplicaState.ONLINE
+            and (replica.log.directory in failing) is is_failing
         ]
+
+    async def _make_room(self, keepers: Sequence[SpaceKeeper], wanted: Wanted) -> int:
+        """Delete what gives way here; return how many bytes give way in all these log dirs.
+
+        A log that cannot be written to may not give way either. It comes last and counts for
+        nothing, or others would wait for it.
+        """
+        healthy = [each for keeper in keepers for each in keeper.giving_way(is_failing=False)]
+        found = await self._give_way(healthy, wanted)
+        if not found.is_enough:
+            missing_segments = max(0, wanted.segments - sum(found.counts))
+            wanted = Wanted(max(0, wanted.size_bytes - found.size_bytes), missing_segments)
+            failing = [each for keeper in keepers for each in keeper.giving_way(is_failing=True)]
+            await self._give_way(failing, wanted)
+        return found.size_bytes
+
+    async def _give_way(self, replicas: Sequence[Replica], wanted: Wanted) -> GivingWay:
+        """Decide what gives way, and delete what of it is here."""
         holdings = [
             Holding(replica.log.segments, replica.log.sealed_count, replica.high_watermark)
             for replica in replicas
@@ -320,7 +340,7 @@ class SpaceKeeper:
         ]
         for replica, offset in mine:
             await replica.shard.apply_retention(replica, give_way_offset=offset, at_once=True)
-        return found.size_bytes
+        return found
 
     # The refusal.
 
