@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import trio
 
-from tests.broker.harness import Running, World, simulated, slow
+from tests.broker.harness import Running, World, failing, simulated, slow
 from tests.broker.retained import DEFAULTS, eventually, fill
 from trio_broker import ErrorCode
 from trio_broker.config import KIB, MIB, StorageConfig
@@ -159,3 +159,26 @@ async def test_what_waits_on_a_disk_that_gets_tight_is_refused_too(world: World)
         assert "are needed" in str(refusals[0])
         assert log_dir.write_failures == 0
         assert replica.log.log_end_offset == MIB // (64 * KIB)
+
+
+@simulated
+async def test_a_disk_that_fails_and_is_full_by_then_comes_back(world: World) -> None:
+    """It holds the ballast, and has no room for a probe."""
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    refusals: list[RequestError] = []
+    async with world.running(**SETTINGS) as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("kept", partitions=1, configs=PROMISED)
+        await fill(run, "kept", MIB)
+        log_dir = run.state.log_dirs[0]
+        with failing("sync", "/data/logs"):
+            await produce(run, 0, refusals)
+            assert log_dir.is_failed
+            assert len(refusals) == 1
+            await log_dir.lane.run(_something_else(world, 0))
+        await eventually(lambda: not run.replica("kept").refusal)
+        assert log_dir.health.state is DiskState.DEGRADED
+        assert ballast_bytes(world) == 0
+        await produce(run, 0, refusals)
+        assert "are needed" in str(refusals[1])
+        await run.broker.delete_topic("kept")

@@ -20,7 +20,7 @@ from trio_broker.config import MIB
 from trio_broker.errors import CorruptLog, StorageError, StuckIO
 from trio_broker.host import jobs
 from trio_broker.storage import paths
-from trio_broker.storage.disk_state import DiskState, thresholds
+from trio_broker.storage.disk_state import FULL, DiskState, thresholds
 from trio_broker.storage.log_dir import owner_of
 
 if TYPE_CHECKING:
@@ -219,6 +219,8 @@ class DiskGuard:
         except (StorageError, OSError) as error:
             health.probe_failed()
             logger.debug("log dir %s still does not work: %s", self._path, error)
+            if getattr(error, "errno", None) in FULL:
+                await self._give_ballast_back()  # one that has failed has not done so before
             return
         space = self._beside_ballast(space)
         if not health.probe_succeeded(space, trio.current_time()):
