@@ -33,6 +33,7 @@ from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.batch import read_header
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
+from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.path_faults import PathFaults
 
 TWO_DISKS = {"log_dirs": ("/disk-a", "/disk-b")}
@@ -523,3 +524,32 @@ async def test_bad_sectors_below_a_log_that_is_written_to_are_the_trouble_of_its
                 assert bad.shard.log_dir.write_failures == 20
             assert await code_of(client, bad) == 0
             assert bad.log.log_end_offset == 2
+
+
+@pytest.mark.parametrize("error_number", [errno.EACCES, errno.ENOSPC])
+@simulated
+async def test_a_log_that_cannot_be_cut_back_keeps_no_other_from_coming_back(
+    world: World, error_number: int
+) -> None:
+    """After an fsync has failed its disk works again, and only its own files refuse."""
+    async with world.running() as run:
+        run.faults_expected = {"log dir /data/logs"}
+        await run.broker.create_topic("orders", partitions=2)
+        bad, good = (run.replica("orders", partition) for partition in range(2))
+        directory = bad.log.directory
+        async with world.connect() as client:
+            for replica in (bad, good):
+                assert await code_of(client, replica) == 0
+            with failing("open", directory, error_number, on=SimFileSystem):
+                with failing("sync", directory):
+                    assert await code_of(client, bad) == ErrorCode.KAFKA_STORAGE_ERROR
+                assert bad.shard.log_dir.is_failed
+                await trio.sleep(10)
+                for _ in range(60):
+                    assert not good.refusal
+                    if error_number == errno.EACCES:
+                        assert await code_of(client, good) == 0
+                    await trio.sleep(1)
+            await eventually(lambda: not (bad.refusal or bad.shard.log_dir.produce_refusal))
+            assert await code_of(client, bad) == 0
+            assert (await client.fetch(0, partition=bad.partition)).records

@@ -14,7 +14,7 @@ from trio_broker.broker.replica import Replica, ReplicaState
 from trio_broker.broker.shard_jobs import GivenUp, open_job
 from trio_broker.broker.shard_upkeep import ShardUpkeep
 from trio_broker.broker.supervise import described
-from trio_broker.errors import CorruptLog, ErrorCode, LogMissing, StorageError, StuckIO
+from trio_broker.errors import CorruptLog, ErrorCode, LogMissing, StorageError, StuckIO, SyncFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -160,8 +160,7 @@ class ShardReplicas(ShardUpkeep):
 
     async def _reopen(self, replica: Replica) -> None:
         async with self.changes:
-            if replica.state is ReplicaState.OFFLINE and not self.log_dir.is_failed:
-                await self._recover(replica)
+            await self._bring_back(replica)
 
     async def _recover(self, replica: Replica) -> None:
         """Open a replica from what is on the disk; the caller holds `changes`.
@@ -182,16 +181,20 @@ class ShardReplicas(ShardUpkeep):
         """
         for replica in list(self.replicas.values()):
             async with self.changes:
-                is_wanted = not (self.log_dir.is_failed or self.is_stopping)
-                if replica.state is not ReplicaState.OFFLINE or not is_wanted:
-                    continue
-                if not replica.has_log or not replica.log.has_failed_sync:
-                    await self._recover(replica)
-                elif replica.log.is_durable:
-                    await self._seal(replica)
-                else:
-                    replica.cause = "an fsync failed, and what was acknowledged may be lost"
-                    logger.error("%r stays offline until a restart: %s", replica, replica.cause)
+                await self._bring_back(replica)
+
+    async def _bring_back(self, replica: Replica) -> None:
+        """Do so for one of them; the caller holds `changes`."""
+        is_wanted = not (self.log_dir.is_failed or self.is_stopping)
+        if replica.state is not ReplicaState.OFFLINE or not is_wanted:
+            return
+        if not replica.has_log or not replica.log.has_failed_sync:
+            await self._recover(replica)
+        elif replica.log.is_durable:
+            await self._seal(replica)
+        else:
+            replica.cause = "an fsync failed, and what was acknowledged may be lost"
+            logger.error("%r stays offline until a restart: %s", replica, replica.cause)
 
     async def _seal(self, replica: Replica) -> None:
         log = replica.log
@@ -201,11 +204,16 @@ class ShardReplicas(ShardUpkeep):
             # A deletion of segments that was given up has come true after all; or it is all gone.
             await self._recover(replica)
             return
+        except CorruptLog as error:  # what was durable is gone: for an operator
+            logger.error("%r stays offline: %s", replica, error)
+            return
+        except (StuckIO, SyncFailed) as error:
+            self.log_dir.fail(error)
+            return
         except (StorageError, OSError) as error:
-            if isinstance(error, CorruptLog):  # what was durable is gone: for an operator
-                logger.error("%r stays offline: %s", replica, error)
-            else:
-                self.log_dir.fail(error)
+            # Of its files, or a disk that is full: no reason to keep the others offline.
+            self.log_dir.write_failed(error, replica.topic_partition)
+            self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {error}")
             return
         log.apply_seal()
         if replica.is_closing:
