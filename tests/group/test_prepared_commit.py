@@ -167,3 +167,16 @@ def test_topics_that_are_gone_when_it_is_decided_are_refused_alone() -> None:
         assert not everything.records
         world.carry_out(everything)
         assert world.codes(2) == (unknown, unknown, E.OFFSET_METADATA_TOO_LARGE)
+
+
+def test_it_is_as_a_whole_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other offsets of it may be small: a commit is there as a whole or not at all."""
+    monkeypatch.setattr(module, "OFFSETS_PER_PIECE", 2)
+    offsets = [OffsetToCommit(ORDERS, index, index) for index in range(6)]
+    commit = prepared_commit(request(*offsets), now_ms=NOW_MS, metadata_bytes_max=20)
+    size_bytes = len(commit.section)
+    for limit_bytes, code in ((size_bytes, E.NONE), (size_bytes - 1, E.INVALID_COMMIT_OFFSET_SIZE)):
+        monkeypatch.setattr(module, "COMMIT_BYTES_MAX", limit_bytes)
+        commit = prepared_commit(request(*offsets), now_ms=NOW_MS, metadata_bytes_max=20)
+        assert commit.codes == (code,) * 6
+        assert bool(commit.records) == bool(commit.section) == (code is E.NONE)

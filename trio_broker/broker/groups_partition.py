@@ -46,6 +46,7 @@ RELOAD_SECONDS = 5.0
 #: Records of a log that are taken in before others get a turn: about a millisecond.
 RECORDS_PER_TURN = 100
 _LOAD_BYTES = 1024 * 1024
+#: As much may come of a batch that is compressed, as none of this broker's is.
 _BATCH_BYTES_MAX = 64 * 1024 * 1024
 _SNAPSHOT_RECORDS_PER_BATCH = 500
 
@@ -320,7 +321,9 @@ class GroupsPartition:
             if not data:
                 raise CorruptLog(f"{log!r} has nothing at offset {offset}")
             for header, batch in iterate_batches(data):
-                for record in iterate_records(batch, bytes_max=_BATCH_BYTES_MAX):
+                # A large batch that was taken must be read again, or no group is ever found.
+                bytes_max = max(_BATCH_BYTES_MAX, header.size_bytes)
+                for record in iterate_records(batch, bytes_max=bytes_max):
                     if record.offset >= offset:
                         self._replay_record(record)
                     replayed += 1

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Offsets prepared before others may run: about a millisecond.
 OFFSETS_PER_PIECE = 100
+#: Most bytes of a commit's records. Each repeats names that the request has once: 75 KB of request
+#: could become gigabytes.
+COMMIT_BYTES_MAX = 32 * 1024 * 1024
 
 
 @frozen(kw_only=True, eq=False)
@@ -102,11 +105,18 @@ def preparing_commit(
         if start:
             yield
         codes += making.take(request.offsets[start : start + OFFSETS_PER_PIECE])
+        if making.size_bytes > COMMIT_BYTES_MAX:
+            nothing = _Preparation(request, now_ms, metadata_bytes_max)
+            return nothing.result([ErrorCode.INVALID_COMMIT_OFFSET_SIZE] * len(request.offsets))
     return making.result(codes)
 
 
 class _Preparation:
-    """A `PreparedCommit` that grows."""
+    """A `PreparedCommit` that grows.
+
+    Attributes:
+        size_bytes: of its records so far.
+    """
 
     def __init__(self, request: CommitOffsets, now_ms: int, metadata_bytes_max: int) -> None:
         self._request = request
@@ -122,6 +132,7 @@ class _Preparation:
         self._topics: set[tuple[TopicName, UUID]] = set()
         self._key_starts: dict[TopicName, bytes] = {}
         self._size_bytes_max = 0
+        self.size_bytes = 0
 
     def take(self, offsets: Sequence[OffsetToCommit]) -> list[ErrorCode]:
         """Add those that may be stored; return a code for each."""
@@ -151,7 +162,9 @@ class _Preparation:
             Record(key=key, value=encoded, timestamp_ms=self._now_ms)
             for key, encoded in self._records[first:]
         ]
-        self._sections.append(encode_records(new, self._now_ms, first_offset_delta=first))
+        section = encode_records(new, self._now_ms, first_offset_delta=first)
+        self._sections.append(section)
+        self.size_bytes += len(section)
         return codes
 
     def result(self, codes: Sequence[ErrorCode]) -> PreparedCommit:

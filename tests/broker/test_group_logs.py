@@ -1,0 +1,42 @@
+"""What groups owe their logs, and what a log that is slow, large or broken does to groups."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+from tests.broker.harness import World, codes, simulated
+from tests.broker.test_offsets import commit, commit_request, committed
+from trio_broker import ErrorCode
+from trio_broker.broker import groups_partition
+from trio_broker.config import GroupConfig
+from trio_broker.names import OFFSETS_TOPIC_NAME
+
+ONE_PARTITION = GroupConfig(offsets_topic_partitions=1)
+
+
+# --------------------------------------------------------------------------------- large batches
+@simulated
+async def test_a_commit_that_repeats_a_long_name_for_ever_is_refused(world: World) -> None:
+    """It was stored in a batch so large that no group of its partition was ever found again."""
+    async with world.running(group=ONE_PARTITION) as run, world.connect() as client:
+        await run.broker.create_topic("orders")
+        request = commit_request(5, group_id="g" * 32_000)
+        [topic] = request.topics
+        topic.partitions = list(topic.partitions) * 2_500
+        response = await client.call(request, 8)
+        refused = codes(response.topics[0].partitions)
+        assert refused == [ErrorCode.INVALID_COMMIT_OFFSET_SIZE] * 2_500
+        assert run.replica(OFFSETS_TOPIC_NAME).log.log_end_offset == 0
+        assert await commit(client, 5, group_id="g" * 32_000) == [0]
+    async with world.running(group=ONE_PARTITION), world.connect() as client:
+        assert (await committed(client, group="g" * 32_000))["orders"][0][1] == 5
+
+
+@simulated
+async def test_groups_are_found_again_in_batches_of_whatever_size(world: World) -> None:
+    async with world.running(group=ONE_PARTITION) as run, world.connect() as client:
+        await run.broker.create_topic("orders", partitions=2)
+        assert await commit(client, 5, 6) == [0, 0]
+    with patch.object(groups_partition, "_BATCH_BYTES_MAX", 50):
+        async with world.running(group=ONE_PARTITION), world.connect() as client:
+            assert [offset for _, offset, *_ in (await committed(client))["orders"]] == [5, 6]
