@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
+import trio
+
 from tests.broker.harness import World, codes, simulated
 from tests.broker.test_offsets import commit, commit_request, committed
 from trio_broker import ErrorCode
@@ -40,3 +42,29 @@ async def test_groups_are_found_again_in_batches_of_whatever_size(world: World) 
     with patch.object(groups_partition, "_BATCH_BYTES_MAX", 50):
         async with world.running(group=ONE_PARTITION), world.connect() as client:
             assert [offset for _, offset, *_ in (await committed(client))["orders"]] == [5, 6]
+
+
+# ------------------------------------------------------------------------------ the log's length
+@simulated
+async def test_a_state_of_several_segments_is_not_written_again_for_ever(world: World) -> None:
+    """Every 30 seconds, however idle the broker was: the new log had rolled as well."""
+    group = GroupConfig(offsets_topic_partitions=1, offsets_topic_segment_bytes=20_000)
+    async with world.running(group=group) as run, world.connect() as client:
+        await run.broker.create_topic("orders", partitions=300)
+        for name in ("one", "two"):
+            assert set(await commit(client, *range(300), group_id=name)) == {0}
+        log = run.replica(OFFSETS_TOPIC_NAME).log
+        await trio.sleep(100)
+        end_offset = log.log_end_offset
+        await trio.sleep(300)
+        assert log.log_end_offset == end_offset
+        for offset in range(20):
+            assert set(await commit(client, *[offset] * 300, group_id="one")) == {0}
+        grown_bytes = log.size_bytes
+        await trio.sleep(100)
+        assert log.size_bytes < grown_bytes / 4
+    async with world.running(group=group), world.connect() as client:
+        assert [found[1] for found in (await committed(client))["orders"]] == [-1, -1]
+        for name, offset in (("one", 19), ("two", 1)):
+            found = await committed(client, group=name, partitions=(1,))
+            assert found["orders"][0][1] == offset

@@ -121,6 +121,7 @@ class GroupsPartition:
         self._waiting: dict[_Token, None] = {}
         self._backoff = Backoff()
         self._reload_at = -math.inf
+        self._state_bytes = 0  # of all that is durable, as it was last written again
         self.machine = self._empty_machine()
         if replica is not None:
             replica.when_refusing = self._log_lost
@@ -342,6 +343,7 @@ class GroupsPartition:
     async def shorten_log(self) -> None:
         """Where the log has rolled, write the whole state again and drop what came before.
 
+        Of a state that takes several segments, where that makes the log half as long at least.
         Skipped while records are under way, which would lie before the new beginning. A fault
         stops here: the groups are none the worse for a log that stays long.
         """
@@ -354,6 +356,8 @@ class GroupsPartition:
         log = replica.log
         if log.segment_count < 2 or self.appends_under_way:
             return
+        if log.size_bytes < 2 * self._state_bytes:
+            return  # most of it is the state itself, which may take several segments
         records = list(self.machine.live_records())
         start_offset = log.log_end_offset
         appends = [
@@ -363,4 +367,5 @@ class GroupsPartition:
         for append in appends:
             await append.wait()
         if all(append.slots[0].code is ErrorCode.NONE for append in appends):
+            self._state_bytes = sum(append.slots[0].size_bytes for append in appends)
             await replica.shard.advance_start_offset(replica, start_offset)
