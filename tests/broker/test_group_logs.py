@@ -6,11 +6,14 @@ from unittest.mock import patch
 
 import trio
 
-from tests.broker.harness import World, codes, simulated
+from tests.broker.group_calls import join
+from tests.broker.harness import World, codes, simulated, slow
+from tests.broker.retained import eventually
 from tests.broker.test_offsets import commit, commit_request, committed
 from trio_broker import ErrorCode
 from trio_broker.broker import groups_partition
 from trio_broker.config import GroupConfig
+from trio_broker.group.partitioning import offsets_partition
 from trio_broker.names import OFFSETS_TOPIC_NAME
 
 ONE_PARTITION = GroupConfig(offsets_topic_partitions=1)
@@ -68,3 +71,32 @@ async def test_a_state_of_several_segments_is_not_written_again_for_ever(world: 
         for name, offset in (("one", 19), ("two", 1)):
             found = await committed(client, group=name, partitions=(1,))
             assert found["orders"][0][1] == offset
+
+
+# ---------------------------------------------------------------------------------- loading again
+@simulated
+async def test_a_disk_that_hangs_stops_time_for_its_own_groups_only(world: World) -> None:
+    """The groups of one partition are read again, which takes long; others must rebalance."""
+    group = GroupConfig(offsets_topic_partitions=2)
+    names = {offsets_partition(name, 2): name for name in ("a", "b")}
+    async with world.running(group=group, log_dirs=("/one", "/two")) as run:
+        async with world.connect() as client, world.connect() as other:
+            await run.broker.create_topic("orders")
+            assert await commit(client, 5, group_id=names[0]) == [0]
+            first = await join(client, group=names[1])
+            loading = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+            replica = run.replica(OFFSETS_TOPIC_NAME, 0)
+            assert replica.shard.log_dir is not run.replica(OFFSETS_TOPIC_NAME, 1).shard.log_dir
+            replica.shard.take_offline(replica, "a test has taken it")
+            await eventually(lambda: not replica.refusal)
+            with slow(str(replica.log.directory), 12.0):
+                await trio.sleep(6)
+                assert run.state.coordinator.listing_fault() is loading
+                began = trio.current_time()
+                # The first member has ten seconds to speak up, of which six have passed.
+                joined = await join(other, group=names[1], version=3)
+                assert (joined.error_code, joined.generation_id) == (0, 2)
+                assert joined.leader == joined.member_id != first.member_id
+                assert trio.current_time() - began < 5
+                assert run.state.coordinator.listing_fault() is loading
+            assert (await committed(client, group=names[0]))["orders"][0][1] == 5

@@ -82,6 +82,10 @@ class GroupCoordinator:
 
     async def run(self) -> None:
         """Let time pass until cancelled: sessions, rebalances, expiry of offsets."""
+        async with trio.open_nursery() as nursery:
+            await self._let_time_pass(nursery)
+
+    async def _let_time_pass(self, nursery: trio.Nursery) -> None:
         config = self._state.config.group
         interval_seconds = config.offsets_retention_check_interval_ms / 1000
         offsets_due = trio.current_time() + interval_seconds
@@ -94,7 +98,8 @@ class GroupCoordinator:
             now_ms = int(trio.current_time() * 1000)
             for partition in self._partitions:
                 if not partition.is_loaded:
-                    await partition.load()
+                    if not partition.is_loading:  # its disk may hang, and no time pass for others
+                        nursery.start_soon(partition.load)
                 elif partition.wake_at_ms is not None and partition.wake_at_ms <= now_ms:
                     partition.let_expire()
             if trio.current_time() >= offsets_due:
