@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from unittest.mock import patch
 
 import trio
 
-from tests.broker.group_calls import join
+from tests.broker.group_calls import join, join_alone, join_request
 from tests.broker.harness import World, codes, simulated, slow
 from tests.broker.retained import eventually
+from tests.broker.test_groups import park
 from tests.broker.test_offsets import commit, commit_request, committed
 from trio_broker import ErrorCode
 from trio_broker.broker import groups_partition
@@ -100,3 +102,25 @@ async def test_a_disk_that_hangs_stops_time_for_its_own_groups_only(world: World
                 assert trio.current_time() - began < 5
                 assert run.state.coordinator.listing_fault() is loading
             assert (await committed(client, group=names[0]))["orders"][0][1] == 5
+
+
+@simulated
+async def test_who_joins_while_groups_are_read_again_does_not_hold_up_a_stop(world: World) -> None:
+    """Its partition was not there to be closed, and then took it in for as long as the drain is."""
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        async with world.running(group=ONE_PARTITION) as run:
+            one = await stack.enter_async_context(world.connect())
+            two = await stack.enter_async_context(world.connect())
+            await join_alone(one)
+            replica = run.replica(OFFSETS_TOPIC_NAME)
+            replica.shard.take_offline(replica, "a test has taken it")
+            await eventually(lambda: not replica.refusal)
+            with slow(str(replica.log.directory), 0.5):
+                parked = park(nursery, two, join_request(), 3)
+                await trio.sleep(0.2)
+                began = trio.current_time()
+                run.tree.request_stop()
+                assert (await parked.wait()).error_code == ErrorCode.NOT_COORDINATOR
+                assert trio.current_time() - began < 2
+                await run.tree.ended.wait()
+                assert trio.current_time() - began < 5

@@ -278,8 +278,11 @@ class GroupCoordinator:
 
     # Partitions.
 
+    def _is_closed(self) -> bool:
+        return self._closed  # may change at every await
+
     async def _partition_for(self, group_id: str) -> GroupsPartition | ErrorCode:
-        if self._closed:
+        if self._is_closed():
             return ErrorCode.NOT_COORDINATOR
         if not self._partitions:
             await self._create()
@@ -287,6 +290,8 @@ class GroupCoordinator:
             return ErrorCode.COORDINATOR_NOT_AVAILABLE
         partition = self._partition_of(group_id)
         await partition.load()
+        if self._is_closed():
+            return ErrorCode.NOT_COORDINATOR  # meanwhile: nobody would end what it asks for
         return partition if partition.is_loaded else ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
 
     def _partition_of(self, group_id: str) -> GroupsPartition:
