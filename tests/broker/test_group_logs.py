@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from typing import Any
 from unittest.mock import patch
 
 import trio
 
-from tests.broker.group_calls import join, join_alone, join_request
-from tests.broker.harness import World, codes, simulated, slow
+from tests.broker.group_calls import heartbeat, join, join_alone, join_request
+from tests.broker.harness import World, codes, failing, simulated, slow
 from tests.broker.retained import eventually
 from tests.broker.test_groups import park
 from tests.broker.test_offsets import commit, commit_request, committed
@@ -124,3 +125,25 @@ async def test_who_joins_while_groups_are_read_again_does_not_hold_up_a_stop(wor
                 assert trio.current_time() - began < 2
                 await run.tree.ended.wait()
                 assert trio.current_time() - began < 5
+
+
+@simulated
+async def test_a_log_that_cannot_be_read_is_not_read_for_each_who_asks(
+    world: World, caplog: Any
+) -> None:
+    async with world.running(group=ONE_PARTITION) as run, world.connect() as client:
+        await run.broker.create_topic("orders")
+        assert await commit(client, 5) == [0]
+        directory = str(run.replica(OFFSETS_TOPIC_NAME).log.directory)
+    async with AsyncExitStack() as stack:
+        with failing("read_at", directory) as met:
+            await stack.enter_async_context(world.running(group=ONE_PARTITION))
+            client = await stack.enter_async_context(world.connect())
+            for _ in range(50):
+                assert await heartbeat(client, "somebody", 1) == 0
+                await trio.sleep(0.4)
+            assert 3 <= len(met) <= 8
+        await trio.sleep(6)
+        assert (await committed(client))["orders"][0][1] == 5
+    lines = [record for record in caplog.records if "cannot be read now" in record.getMessage()]
+    assert 2 <= len(lines) <= 3

@@ -307,7 +307,10 @@ class GroupsPartition:
         try:
             await self._replay_log(replica, log)
         except (StorageError, OSError) as error:
-            logger.error("%r: groups cannot be read now: %s", replica, error)
+            # However many ask: each try may read all of a log of which a part cannot be read.
+            self._reload_at = trio.current_time() + RELOAD_SECONDS
+            what = f"{replica!r}: groups cannot be read now: {error}"
+            self._state.paced(logger).log(logging.ERROR, "load", what)
             return
         if not replica.refusal and replica.log is log:  # else it was lost meanwhile
             decision = self.machine.loaded(self.now())
