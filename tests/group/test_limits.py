@@ -85,6 +85,26 @@ def test_the_memory_of_all_members_is_bounded() -> None:
     assert world.machine.membership_bytes == 0
 
 
+def test_a_group_that_is_there_goes_on_when_no_memory_is_left() -> None:
+    """Its members were refused for what all had taken, and their clients gave up."""
+    world = Harness()
+    static_id = world.static("i", protocols={"p": b"x" * 30_000})
+    for group_id in ("a", "b"):
+        members, generation = world.stable(1, group_id=group_id, protocols={"p": b"x" * 30_000})
+    world.config = Harness(membership_bytes_max=65_536).config
+    world.restart()
+    assert world.machine.membership_bytes > 65_536
+    larger = world.join(members[0], group_id="b", protocols={"p": b"x" * 30_001})
+    assert world.code(larger) is E.POLICY_VIOLATION
+    assert world.code(world.join(group_id="b")) is E.POLICY_VIOLATION
+    again = world.joined(world.join(members[0], group_id="b", protocols={"p": b"y" * 30_000}))
+    assert (again.code, again.generation) == (E.NONE, generation + 1)
+    assert world.code(world.sync(members[0], again.generation, group_id="b")) is E.NONE
+    back = world.joined(world.join(instance="i", protocols={"p": b"z" * 30_000}))
+    assert back.code is E.NONE
+    assert back.member_id != static_id
+
+
 def test_machines_of_one_broker_share_its_limits() -> None:
     total = Tally()
     one = Harness(total=total, groups_max=3, membership_bytes_max=65_536)

@@ -61,11 +61,14 @@ class Member:
         return not self.is_new and (self.join_token is not None or self.sync_token is not None)
 
     @property
+    def metadata_bytes(self) -> int:
+        """About how much memory it takes without its assignment."""
+        return member_size_bytes(self.client_id, self.group_instance_id, self.protocols)
+
+    @property
     def size_bytes(self) -> int:
         """About how much memory it takes."""
-        return member_size_bytes(self.client_id, self.group_instance_id, self.protocols) + len(
-            self.assignment
-        )
+        return self.metadata_bytes + len(self.assignment)
 
     def metadata(self, protocol_name: str) -> bytes:
         """Return its metadata for a protocol that it knows."""

@@ -125,15 +125,20 @@ class Membership:
         if group is None and request.member_id:
             return ErrorCode.UNKNOWN_MEMBER_ID
         size_bytes = member_size_bytes(request.client_id, instance_id, request.protocols)
-        known = None if group is None else group.members.get(request.member_id)
-        grown_bytes = size_bytes if known is None else size_bytes - known.size_bytes
+        known = None if group is None else _member_meant(group, request)
+        grown_bytes = size_bytes if known is None else size_bytes - known.metadata_bytes
         if (
             size_bytes > config.member_metadata_bytes_max
-            or self._groups.tally.total.size_bytes + grown_bytes > config.membership_bytes_max
+            or self._lacks_memory(grown_bytes)
             or (group is None and self._groups.is_full)
         ):
             return ErrorCode.POLICY_VIOLATION
         return ErrorCode.NONE
+
+    def _lacks_memory(self, grown_bytes: int) -> bool:
+        """Whether members may not take so much more; who takes no more goes on in any case."""
+        total_bytes = self._groups.tally.total.size_bytes
+        return grown_bytes > 0 and total_bytes + grown_bytes > self._config.membership_bytes_max
 
     def _has_room(self, group: ClassicGroup, request: JoinGroup) -> bool:
         """Whether the group is not too large for whoever joins.
@@ -142,10 +147,7 @@ class Membership:
         larger than the limit (which was lowered) are kept out.
         """
         size_max = self._config.group_size_max
-        member_id = request.member_id
-        if not member_id and request.group_instance_id is not None:
-            member_id = group.static_members.get(request.group_instance_id, "")
-        member = group.members.get(member_id)
+        member = _member_meant(group, request)
         if group.state is GroupState.PREPARING_REBALANCE:
             if (member is None or not member.has_joined) and group.joined_count >= size_max:
                 return False
@@ -324,14 +326,16 @@ class Membership:
             reply = SyncReply(code, group.protocol_type, group.protocol_name, member.assignment)
             turn.answer(token, reply)
             return
+        if request.member_id != group.leader_id or group.assignment_under_way:
+            self._rebalances.park_sync(turn, group, member, token)
+            return
+        assignments = {
+            member_id: request.assignments.get(member_id, b"") for member_id in group.members
+        }
         self._rebalances.park_sync(turn, group, member, token)
-        if request.member_id == group.leader_id and not group.assignment_under_way:
-            assignments = {
-                member_id: request.assignments.get(member_id, b"") for member_id in group.members
-            }
-            group.assignment_under_way = True
-            turn.write(GroupMetadataKey(group.group_id), group.to_store(assignments))
-            turn.effects.append(AssignmentWritten(group, group.generation, assignments))
+        group.assignment_under_way = True
+        turn.write(GroupMetadataKey(group.group_id), group.to_store(assignments))
+        turn.effects.append(AssignmentWritten(group, group.generation, assignments))
 
     def _sync_fault(self, request: SyncGroup, group: ClassicGroup | None) -> ErrorCode:
         if not request.group_id:
@@ -452,6 +456,14 @@ class Membership:
         turn.note(group.group_id, f"member {member_id!r} left{_given(leaving.reason)}")
         self._rebalances.drop_member(turn, group, group.members[member_id])
         return ErrorCode.NONE
+
+
+def _member_meant(group: ClassicGroup, request: JoinGroup) -> Member | None:
+    """Return the member that joins again, or that a static one takes the place of."""
+    member_id = request.member_id
+    if not member_id and request.group_instance_id is not None:
+        member_id = group.static_members.get(request.group_instance_id, "")
+    return group.members.get(member_id)
 
 
 def _rebalance_timeout_ms(request: JoinGroup) -> int:
