@@ -85,6 +85,23 @@ def test_the_memory_of_all_members_is_bounded() -> None:
     assert world.machine.membership_bytes == 0
 
 
+def test_what_is_assigned_counts_before_it_is_taken() -> None:
+    """A request of 4 MiB for each of 10,000 groups was taken, whatever the limit."""
+    world = Harness(membership_bytes_max=65_536)
+    (leader, other), generation = world.generation(2)
+    waiting = world.sync(other, generation)
+    before = frozen_state(world.machine)
+    large = world.sync(leader, generation, {other: b"x" * 65_536})
+    assert world.code(large) is E.POLICY_VIOLATION
+    assert frozen_state(world.machine) == before
+    assert waiting not in world.replies
+    # What is for nobody is not kept.
+    given = {leader: b"x" * 30_000, other: b"x" * 30_000, "nobody": b"x" * 65_536}
+    assert world.code(world.sync(leader, generation, given)) is E.NONE
+    assert world.code(waiting) is E.NONE
+    assert world.machine.membership_bytes < 65_536
+
+
 def test_a_group_that_is_there_goes_on_when_no_memory_is_left() -> None:
     """Its members were refused for what all had taken, and their clients gave up."""
     world = Harness()

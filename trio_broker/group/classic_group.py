@@ -180,6 +180,11 @@ class ClassicGroup:
         return max((m.rebalance_timeout_ms for m in self.members.values()), default=0)
 
     @property
+    def assignments_bytes(self) -> int:
+        """How much memory the assignments of its members take."""
+        return sum(len(member.assignment) for member in self.members.values())
+
+    @property
     def is_of_consumers(self) -> bool:
         """Whether its members are consumers, so that its metadata means topics."""
         return self.protocol_type == CONSUMER_PROTOCOL_TYPE

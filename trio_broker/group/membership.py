@@ -332,6 +332,10 @@ class Membership:
         assignments = {
             member_id: request.assignments.get(member_id, b"") for member_id in group.members
         }
+        grown_bytes = sum(map(len, assignments.values())) - group.assignments_bytes
+        if self._lacks_memory(grown_bytes):
+            turn.answer(token, SyncReply(ErrorCode.POLICY_VIOLATION))
+            return
         self._rebalances.park_sync(turn, group, member, token)
         group.assignment_under_way = True
         turn.write(GroupMetadataKey(group.group_id), group.to_store(assignments))
