@@ -87,6 +87,20 @@ async def test_records_one_by_one(client: Client, topic: str) -> None:
         assert [record.offset for record in rest] == [5, 6, 7, 8, 9]
 
 
+async def test_single_records_of_a_partition_that_is_given_up_and_read_again(
+    client: Client, topic: str
+) -> None:
+    await produce(client, topic, range(10))
+    place = TopicPartition(topic, 0)
+    async with client.open_consumer(FROM_START) as consumer:
+        with trio.fail_after(PATIENCE_SECONDS):
+            await consumer.assign({place: 0})
+            assert (await consumer.next_record()).offset == 0
+            await consumer.assign([])
+            await consumer.assign({place: 7})
+            assert (await consumer.next_record()).offset == 7
+
+
 async def test_reading_waits_for_what_is_written_later(client: Client, topic: str) -> None:
     async with client.open_consumer() as consumer, client.open_producer() as producer:
         await consumer.assign([(topic, 0), (topic, 1)])

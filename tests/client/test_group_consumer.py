@@ -186,6 +186,27 @@ async def test_a_batch_in_work_is_not_committed_when_the_program_fails(
     assert {place: each.offset for place, each in offsets.items()} == {batch.place: 3}
 
 
+async def test_single_records_are_read_once_whatever_rebalances(
+    client: Client, topic: str, new_name: Callable[[], str]
+) -> None:
+    await produce(client, topic, 0, 300)
+    found: list[int] = []
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with client.open_group_consumer(
+            new_name(), [topic], FROM_START, group_options=options()
+        ) as consumer:
+            for partitions in (4, 5, 6):
+                await client.admin.add_partitions(topic, partitions)
+                client._cluster.request_refresh()
+                while len(consumer.assignment) < partitions:
+                    with trio.move_on_after(0.05):
+                        found.append(int((await consumer.next_record()).value or b""))
+                    await trio.sleep(0.005)
+            while len(found) < 300:
+                found.append(int((await consumer.next_record()).value or b""))
+    assert sorted(found) == list(range(300))
+
+
 async def test_what_is_in_work_stays_until_it_is_done(
     client: Client, topic: str, new_name: Callable[[], str]
 ) -> None:

@@ -49,11 +49,13 @@ class OpenedBatch:
 
     Attributes:
         batch: what was taken.
-        epoch: of its partition, then.
+        state: of its partition, then; one that is given up and read again has another.
+        epoch: of that, then.
         index: of the next record.
     """
 
     batch: ConsumedBatch
+    state: PartitionState
     epoch: int
     index: int = 0
 
@@ -119,7 +121,8 @@ class Reader:
         opened = self._current_opened()
         if opened is None:
             batch = await self._wait_for_batch()
-            opened = self._opened = OpenedBatch(batch, self._partition(batch.place).epoch)
+            state = self._partition(batch.place)
+            opened = self._opened = OpenedBatch(batch, state, state.epoch)
         batch = opened.batch
         record = batch.records[opened.index]
         opened.index += 1
@@ -161,7 +164,7 @@ class Reader:
         if opened is None:
             return None
         state = self._state.partitions.get(opened.batch.place)
-        is_current = state is not None and state.epoch == opened.epoch and not state.is_paused
+        is_current = state is opened.state and state.epoch == opened.epoch and not state.is_paused
         return opened if is_current and opened.index < len(opened.batch.records) else None
 
     def __aiter__(self) -> Self:
