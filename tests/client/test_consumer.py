@@ -173,6 +173,28 @@ async def test_pausing(client: Client, topic: str) -> None:
         assert consumer.paused == {second}
 
 
+async def test_pausing_in_the_middle_of_single_records(client: Client, topic: str) -> None:
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    await produce(client, topic, range(10), partition=0)
+    await produce(client, topic, range(10), partition=1)
+    read: dict[int, list[int]] = {0: [], 1: []}
+    async with client.open_consumer(FROM_START) as consumer:
+        await consumer.assign([first, second])
+        consumer.pause([second])
+        with trio.fail_after(PATIENCE_SECONDS):
+            async for record in consumer.records():
+                read[record.partition].append(record.offset)
+                if len(read[0]) == 4 and not read[1]:
+                    consumer.pause([first])
+                    assert consumer.read_to(first) == 4
+                    consumer.resume([second])
+                elif len(read[1]) == 3:
+                    consumer.resume([first])
+                elif sum(map(len, read.values())) == 20:
+                    break
+    assert read == {0: list(range(10)), 1: list(range(10))}
+
+
 async def test_changing_the_assignment_keeps_positions(client: Client, topic: str) -> None:
     first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
     await produce(client, topic, range(10), partition=0)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from trio_broker.client.fetched import ReturnedRecords
 from trio_broker.client.types import TopicPartition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from trio_broker.client.fetched import FetchedRecords
     from trio_broker.records.build import Record
@@ -94,7 +95,7 @@ class PartitionState:
         self.fetch_offset = -1
         self.is_paused = False
         self.fetching_epoch: int | None = None
-        self.buffered: deque[FetchedRecords] = deque()
+        self.buffered: deque[FetchedRecords | ReturnedRecords] = deque()
         self.buffered_bytes = 0
         self.high_watermark = -1
         self.log_start_offset = -1
@@ -142,6 +143,11 @@ class PartitionState:
         self.buffered.append(fetched)
         self.buffered_bytes += fetched.size_bytes
         self.fetch_offset = fetched.end_offset
+
+    def put_back(self, records: Sequence[Record], end_offset: int) -> None:
+        """Take back the last records that were taken, which are handed out later after all."""
+        self.buffered.appendleft(ReturnedRecords(records, end_offset))
+        self.position = records[0].offset
 
     def take(self, count: int) -> list[Record]:
         """Return the next records that are there, at most `count`, and move the position.

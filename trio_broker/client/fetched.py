@@ -18,7 +18,7 @@ from trio_broker.records.batch import CRC_START
 from trio_broker.records.iterate import iterate_batches, iterate_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from trio_broker.client.options import ConsumerOptions
     from trio_broker.records.batch import BatchHeader
@@ -126,3 +126,25 @@ class FetchedRecords:
             if record.key is not None and len(record.key) >= _CONTROL_KEY.size:
                 return bool(_CONTROL_KEY.unpack_from(record.key)[1] == _ABORT)
         return False
+
+
+class ReturnedRecords:
+    """Records that were taken and put back, to be taken like `FetchedRecords` once more.
+
+    Attributes:
+        size_bytes: nothing; what was fetched does not wait for them.
+        next_offset: first offset behind what was taken.
+        end_offset: first offset behind everything.
+    """
+
+    def __init__(self, records: Sequence[Record], end_offset: int) -> None:
+        self.size_bytes = 0
+        self.next_offset = records[0].offset
+        self.end_offset = end_offset
+        self._records = records
+
+    def take(self, count: int) -> list[Record]:
+        """Return the next records, fewer than `count` only at the end."""
+        taken, self._records = list(self._records[:count]), self._records[count:]
+        self.next_offset = self._records[0].offset if self._records else self.end_offset
+        return taken

@@ -159,12 +159,16 @@ class Reader:
         return self._state.take(self._options.records_max)
 
     def _current_opened(self) -> OpenedBatch | None:
+        """Return the batch of which the next single record may be handed out."""
+        return self._unfinished()
+
+    def _unfinished(self) -> OpenedBatch | None:
         """Return the batch of which single records were taken, if the rest of it still counts."""
         opened = self._opened
         if opened is None:
             return None
         state = self._state.partitions.get(opened.batch.place)
-        is_current = state is opened.state and state.epoch == opened.epoch and not state.is_paused
+        is_current = state is opened.state and state.epoch == opened.epoch
         return opened if is_current and opened.index < len(opened.batch.records) else None
 
     def __aiter__(self) -> Self:
@@ -258,8 +262,8 @@ class Reader:
             KeyError: the partition is not read.
         """
         state = self._partition(place)
-        opened = self._current_opened()
-        if opened is not None and opened.batch.place == state.place:
+        opened = self._unfinished()
+        if opened is not None and opened.state is state:
             return opened.batch.records[opened.index].offset
         return state.position
 
@@ -270,7 +274,13 @@ class Reader:
             KeyError: one of them is not read.
         """
         for place in places:
-            self._partition(place).is_paused = True
+            state = self._partition(place)
+            state.is_paused = True
+            opened = self._unfinished()
+            if opened is not None and opened.state is state:
+                # Another batch may be opened before this one goes on.
+                state.put_back(opened.batch.records[opened.index :], opened.batch.next_offset)
+                self._opened = None
 
     def resume(self, places: Iterable[tuple[str, int]]) -> None:
         """Undo `pause`.
