@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.broker.harness import failing, simulated
+from tests.broker.harness import World, failing, simulated
 from tests.support.crashes import Crashes
 from trio_broker import (
     Broker,
@@ -16,10 +16,12 @@ from trio_broker import (
     BrokerConfig,
     BrokerCrashed,
     RequestError,
+    ShutdownConfig,
     open_broker,
     serve,
 )
 from trio_broker.admin.statistics import TopicStatistics
+from trio_broker.broker.broker import HURRY_SECONDS
 from trio_broker.errors import ConfigError, LogDirInUse
 
 
@@ -198,6 +200,19 @@ async def test_however_a_program_ends_it_what_was_acknowledged_is_there(
         ends = {part.partition: part.high_watermark for part in topic_of(again).partitions}
     for partition, offset in acknowledged:
         assert offset < ends[partition]
+
+
+@simulated
+async def test_a_program_that_is_cancelled_while_the_broker_stops_is_not_kept(world: World) -> None:
+    config = world.config(shutdown=ShutdownConfig(ready_grace_seconds=60))
+    began = trio.current_time()
+    with trio.move_on_after(10) as program:
+        async with open_broker(config, host=world.host) as broker:
+            await broker.create_topic("orders")
+    assert program.cancelled_caught
+    assert trio.current_time() - began < 10 + HURRY_SECONDS
+    assert broker.shutdown_report is not None
+    assert broker.shutdown_report.clean
 
 
 def topic_of(broker: Broker) -> TopicStatistics:

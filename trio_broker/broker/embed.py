@@ -361,6 +361,11 @@ async def open_broker(
                 tree.hurry("the program was cancelled")
             else:
                 tree.request_stop("the program left the broker's block")
+                try:
+                    await tree.ended.wait()
+                except trio.Cancelled as cancelled:  # noqa: ASYNC103 - raised below
+                    tree.hurry("the program was cancelled")
+                    outcome = cancelled if outcome is None else outcome
     except BaseExceptionGroup as group:
         if started:
             raise
