@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -229,6 +229,51 @@ async def test_what_is_in_work_stays_until_it_is_done(
                         found += [int(record.value or b"") for record in again]
                 assert second.read
                 assert sorted(found + second.read) == list(range(30))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_leaving_while_the_next_generation_is_waited_for(
+    client: Client, topic: str, new_name: Callable[[], str], fails: bool
+) -> None:
+    """A cooperative member keeps its partitions meanwhile, and so commits what it has processed."""
+    group = new_name()
+    lost: list[frozenset[TopicPartition]] = []
+
+    async def note_loss(places: frozenset[TopicPartition]) -> None:
+        lost.append(places)
+
+    @asynccontextmanager
+    async def consuming() -> AsyncIterator[GroupConsumer]:
+        async with client.open_group_consumer(
+            group,
+            [topic],
+            FROM_START,
+            group_options=options("cooperative-sticky", auto_commit_seconds=100),
+            on_lost=note_loss,
+        ) as consumer:
+            yield consumer
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with consuming() as other:
+            await until(lambda: len(other.assignment) == 3)
+            with suppress(KeyError):
+                async with consuming() as consumer:
+                    await until(lambda: bool(consumer.assignment) and consumer._is_joined)
+                    await produce(client, topic, 0, 30)
+                    batch = await consumer.next_batch()
+                    with trio.move_on_after(0.1):
+                        await consumer.next_batch()
+                    assert other._member_task is not None
+                    other._member_task.cancel()  # it hangs, and the group waits for it
+                    consumer._must_join = True
+                    consumer._changed.unpark_all()
+                    await until(lambda: not consumer._is_joined)
+                    assert batch.place in consumer.assignment
+                    if fails:
+                        raise KeyError
+            offsets = await client.admin.group_offsets(group)
+            assert offsets[batch.place].offset >= batch.next_offset
+            assert not lost
 
 
 async def test_a_slow_program_loses_its_partitions_and_comes_back(

@@ -22,6 +22,7 @@ import trio
 
 from trio_broker.client.consumer import Offsets, begin, no_position, to_commit
 from trio_broker.client.group_protocol import (
+    NO_GENERATION,
     GroupConversation,
     Joined,
     MembershipLost,
@@ -412,6 +413,12 @@ class GroupConsumer(Reader):
             self._forget(place)
             self._committed.pop(place, None)
 
+    @property
+    def _owns_assignment(self) -> bool:
+        """Whether what it reads is its own, also what it keeps while it joins (KIP-429)."""
+        is_member = self._talk.generation != NO_GENERATION and self._failure is None
+        return is_member and not self._is_lost
+
     def _is_in(self, generation: int) -> bool:
         """Whether this is a member of that generation still, and not joining the next."""
         return self._is_joined and self._talk.generation == generation
@@ -462,7 +469,7 @@ class GroupConsumer(Reader):
             await self._member_task.wait()
         self._is_held = True
         self._all_processed()
-        if self._is_joined and not self._is_lost:
+        if self._owns_assignment:
             if self._group_options.auto_commit_seconds is not None:
                 await self._commit_processed()
             if self.assignment and self._on_revoked is not None:
@@ -475,11 +482,11 @@ class GroupConsumer(Reader):
 
         Called by `Client.open_group_consumer`, under a deadline of its own.
         """
-        is_member = self._is_joined and not self._is_lost
+        is_owner = self._owns_assignment
         try:
             await self._scope.end()
             with trio.move_on_after(_FAREWELL_SECONDS_MAX):
-                if is_member and self._group_options.auto_commit_seconds is not None:
+                if is_owner and self._group_options.auto_commit_seconds is not None:
                     await self._commit_processed()
                 await self._talk.leave("the consumer is closed")
             await self._close()
