@@ -12,6 +12,7 @@ from trio_broker.client import (
     ClientOptions,
     Compression,
     ConsumerOptions,
+    DeliveryTimedOut,
     ProducerOptions,
     open_client,
 )
@@ -26,6 +27,7 @@ PARTITIONS = 3
 RECORDS = 120
 FAULTS = NetworkFaults(reset_rate=0.08, refuse_rate=0.1)
 CALM = NetworkFaults()
+DELIVERY_SECONDS = 120
 
 
 async def send_all(client: Client, codec: Compression) -> None:
@@ -118,3 +120,34 @@ async def cut_program(sim: Simulation) -> dict[int, list[int]]:
 def test_answers_that_never_come(seed: int) -> None:
     found: Any = simulate(cut_program, seed, max_seconds=4_000.0).unwrap()
     assert found == {partition: list(range(RECORDS)) for partition in range(PARTITIONS)}
+
+
+async def silent_program(sim: Simulation) -> float:
+    """The broker is out of reach while a record is under way; return how long that is tried."""
+    internet = SimInternet(sim.streams, note=sim.note)
+    server = SimMachine(sim, "server", internet=internet).host
+    laptop = SimMachine(sim, "laptop", internet=internet).host
+    config = BrokerConfig(data_dir="/data", listeners=("server:9092",))
+    async with (
+        open_broker(config, host=server) as broker,
+        open_client("server:9092", host=laptop) as client,
+        client.open_producer(
+            ProducerOptions(delivery_timeout_seconds=DELIVERY_SECONDS)
+        ) as producer,
+    ):
+        await broker.create_topic("orders")
+        await producer.send("orders", b"1")
+        # It is under way when all deadlines are looked at without any occasion.
+        await trio.sleep(DELIVERY_SECONDS - 20)
+        internet.cut("server", "laptop")
+        began = trio.current_time()
+        with pytest.raises(DeliveryTimedOut):
+            await producer.send("orders", b"2")
+        took = trio.current_time() - began
+        internet.heal()
+    return took
+
+
+def test_what_was_under_way_is_given_up_in_time(seed: int) -> None:
+    took: Any = simulate(silent_program, seed, max_seconds=4_000.0).unwrap()
+    assert DELIVERY_SECONDS <= took < DELIVERY_SECONDS + 1

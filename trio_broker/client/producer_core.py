@@ -358,7 +358,7 @@ class ProducerCore:
             queue.too_large()
             del self._incomplete[batch]
             self._incomplete.update(dict.fromkeys(batch.parts))
-            self.pending[queue] = None
+            self._wait_again(queue)
         elif Remedy.RETRY in remedy_for(code):
             if Remedy.REFRESH in remedy_for(code):
                 self.cluster.request_refresh()
@@ -385,7 +385,12 @@ class ProducerCore:
             maybe_stored=maybe_stored,
             give_up_identity=give_up_identity,
         )
+        self._wait_again(queue)
+
+    def _wait_again(self, queue: PartitionQueue) -> None:
+        """Let a queue be sent again; its deadlines did not count while its batches were away."""
         self.pending[queue] = None
+        self.wake(NOBODY)
 
     def _finished(self, batch: ProducerBatch) -> None:
         """Give a batch's memory back; its outcome is known."""
