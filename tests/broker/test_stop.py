@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 
+from tests.broker.group_calls import join_request
 from tests.broker.harness import (
     World,
     failing,
@@ -21,8 +22,8 @@ from tests.broker.harness import (
 from trio_broker.broker.broker import BrokerTree
 from trio_broker.broker.phase import Phase
 from trio_broker.broker.shutdown import PHASES
-from trio_broker.config import ShutdownConfig, TopicConfig
-from trio_broker.errors import BrokerClosed, RequestError
+from trio_broker.config import GroupConfig, ShutdownConfig, TopicConfig
+from trio_broker.errors import BrokerClosed, ErrorCode, RequestError
 from trio_broker.records.build import Record
 from trio_broker.storage.log import Log
 
@@ -68,6 +69,23 @@ async def test_requests_under_way_are_answered_and_nothing_else_is_taken(world: 
     async with world.running() as run:
         assert run.replica("orders").log.log_end_offset == 4
         assert run.replica("orders").log.recovery.is_trusted
+
+
+@simulated
+async def test_who_waited_for_the_coordinator_does_not_wait_for_other_members(world: World) -> None:
+    group = GroupConfig(initial_rebalance_delay_ms=20_000)
+    async with world.running(group=group) as run, world.connect() as client:
+        with slow(
+            "metadata", 0.5
+        ):  # where the topic of the groups is created for the first of them
+            await client.send(join_request(group_instance_id="one"), 9)
+            await trio.sleep(0.2)
+            run.broker.request_stop()
+            answer = await client.receive(join_request(), 9)
+        assert answer.error_code == ErrorCode.NOT_COORDINATOR
+        await run.broker.wait_stopped()
+    assert run.tree.report is not None
+    assert not any(phase.was_cut for phase in run.tree.report.phases)
 
 
 @simulated
