@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from trio_broker.testing.model import PartitionModel
+    from trio_broker.testing.sim.network import NetworkFaults
     from trio_broker.testing.sim.run import Simulation
     from trio_broker.testing.swarm import Swarm
     from trio_broker.testing.workload.caller import Caller
@@ -57,6 +58,8 @@ SLOW_CALL_SECONDS = 3.0
 _LOOK_SECONDS = 0.25
 #: No read of a resident takes longer, where nothing else goes on.
 _READ_SECONDS = 2.0
+#: About as much as consumers may have to read once all trouble is over.
+_READ_BYTES = 1 << 20
 
 
 #: Clients that end by themselves.
@@ -374,10 +377,11 @@ class _Run:
     async def _wait_until_all_is_well(self) -> None:
         """I10: every partition is online, everything is written and read, in bounded time."""
         late = ["nobody has looked"]
-        deadline = trio.current_time() + LIVENESS_SECONDS
+        patience_seconds = LIVENESS_SECONDS + _transfer_seconds(self.world.swarm.network)
+        deadline = trio.current_time() + patience_seconds
         while late:
             if trio.current_time() > deadline:
-                raise Violation(f"I10 {LIVENESS_SECONDS:g} s after all trouble: {'; '.join(late)}")
+                raise Violation(f"I10 {patience_seconds:g} s after all trouble: {'; '.join(late)}")
             await trio.sleep(_LOOK_SECONDS)
             late = [f"{replica!r} ({replica.cause})" for replica in offline_replicas(self.server)]
             late += [f"{name} is still at work" for name in self._at_work]
@@ -437,3 +441,9 @@ async def wait_until_all_rests(life: Life) -> None:
         state.response_memory.used_bytes and trio.current_time() < reads_until
     ):
         await trio.sleep(_LOOK_SECONDS)
+
+
+def _transfer_seconds(network: NetworkFaults) -> float:
+    """Return what everything that may have to be read takes where a connection holds little."""
+    _, latency_seconds = network.latency_seconds
+    return _READ_BYTES / network.window_bytes * 2 * latency_seconds
