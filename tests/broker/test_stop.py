@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -86,6 +87,28 @@ async def test_who_waited_for_the_coordinator_does_not_wait_for_other_members(wo
         await run.broker.wait_stopped()
     assert run.tree.report is not None
     assert not any(phase.was_cut for phase in run.tree.report.phases)
+
+
+@simulated
+async def test_who_connects_in_memory_as_the_drain_begins_does_not_hold_it_up(
+    world: World,
+) -> None:
+    for attempt in range(18):  # the order of tasks is drawn
+        topic, turns = f"orders-{attempt}", attempt % 6
+        async with world.running() as run, world.connect() as client:
+            await run.broker.create_topic(topic)
+            world.fs.freeze()
+            await client.send(produce_request(make_batch(), topic=topic), 9)
+            await trio.sleep(0.5)
+            run.broker.request_stop()
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            with suppress(ConnectionRefusedError):
+                await run.broker.connect()
+            await trio.sleep(1)
+            world.fs.thaw()
+        assert run.tree.report is not None
+        assert not any(phase.was_cut for phase in run.tree.report.phases), turns
 
 
 @simulated

@@ -87,7 +87,7 @@ class Connection:
         self.session = session
         self.scope = trio.CancelScope()
         self.deadline = trio.current_time() + network.connection_idle_seconds
-        self.draining = False
+        self.draining = state.draining  # it may have begun since the client was let in
         self.close_reason = ""
         self._state = state
         self._splitter = FrameSplitter(
