@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import errno
 import gc
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 import trio
 
-from tests.broker.harness import World, failing, running, simulated
+from tests.broker.harness import (
+    World,
+    codes,
+    failing,
+    make_batch,
+    produce_request,
+    running,
+    simulated,
+)
+from tests.broker.retained import eventually
 from trio_broker import BrokerConfig
 from trio_broker.broker import statistics
 from trio_broker.broker.deleted_replicas import RENAMED_TOGETHER
 from trio_broker.broker.log_dir import MADE_TOGETHER
 from trio_broker.broker.reconciler import OPENED_TOGETHER
 from trio_broker.config import StorageConfig
-from trio_broker.errors import SyncFailed
+from trio_broker.errors import ErrorCode, SyncFailed
 from trio_broker.names import TopicPartition
 from trio_broker.testing.sim.disk import SimFileSystem
+from trio_broker.wire.messages.produce import PartitionProduceData
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from trio_broker.host.interface import Job
@@ -174,3 +185,51 @@ async def test_a_topic_that_came_and_went_leaves_nothing_to_the_collector(
             left
         )
         assert left["cell"] < 20, left
+
+
+class CountingDeque(deque[Any]):
+    """Counts what is looked at, in all of its kind together."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        CountingDeque.looked_at += len(self)
+        return super().__iter__()
+
+
+@simulated
+@pytest.mark.parametrize("what", ["disk", "shard"])
+async def test_what_is_queued_for_many_partitions_is_refused_in_one_go(
+    world: World, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_broker.broker.shard.deque", CountingDeque)
+    async with world.running(storage=ONE_SHARD, reraise=False) as run:
+        await run.broker.create_topic("orders", partitions=PARTITIONS)
+        log_dir = run.state.log_dirs[0]
+        [shard] = log_dir.shards
+        run.faults_expected = {log_dir.boundary, shard.boundary}
+        async with world.connect() as client:
+            await shard.changes.acquire()
+            request = produce_request(None)
+            request.topic_data[0].partition_data = [
+                PartitionProduceData(index=index, records=make_batch())
+                for index in range(PARTITIONS)
+            ]
+            await client.send(request, 9)
+            await eventually(lambda: len(shard._queue) == PARTITIONS)
+            CountingDeque.looked_at = 0
+            if what == "disk":
+                log_dir.fail(SyncFailed(errno.EIO, "a test"))
+            else:
+                monkeypatch.setattr(shard, "_do_work", _raise)
+                shard.changes.release()
+            answer = await client.receive(request, 9)
+            parts = answer.responses[0].partition_responses
+            assert codes(parts) == [ErrorCode.KAFKA_STORAGE_ERROR] * PARTITIONS
+            assert CountingDeque.looked_at < 3 * PARTITIONS
+            if what == "disk":
+                shard.changes.release()
+
+
+async def _raise() -> None:
+    raise ZeroDivisionError("a bug")

@@ -220,10 +220,12 @@ class LogDir:
             self._take_offline()
 
     def _take_offline(self) -> None:
+        cause = self.produce_refusal or ""
         for shard in self.shards:
+            shard.refuse_all_queued(ErrorCode.KAFKA_STORAGE_ERROR, cause)
             for replica in list(shard.replicas.values()):
                 if replica.state is not ReplicaState.OFFLINE:
-                    replica.go_offline(self.produce_refusal or "")
+                    replica.go_offline(cause)
         self._state.flusher.flush()
 
     async def commits_ended(self) -> None:

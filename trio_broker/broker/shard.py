@@ -119,6 +119,18 @@ class Shard(ShardReplicas):
             replica.refuse(slot, code, message)
         self._flusher.flush()
 
+    def refuse_all_queued(self, code: ErrorCode, message: str | None) -> None:
+        """Answer all batches that no commit has taken yet, before all replicas stop serving.
+
+        Replica by replica thousands of them would look through a queue of tens of thousands.
+        """
+        slots, self._queue = self._queue, deque()
+        for slot in slots:
+            self._forget_queued(slot.size_bytes)
+            assert slot.replica is not None
+            slot.replica.refuse(slot, code, message)
+        self._flusher.flush()
+
     def _forget_queued(self, size_bytes: int) -> None:
         self.queued_bytes -= size_bytes
         if self._room and self.has_room:
@@ -156,6 +168,7 @@ class Shard(ShardReplicas):
                 await self._write_forever()
             finally:
                 self._nursery = None  # it takes nobody in any more once its tasks have ended
+                self.refuse_all_queued(ErrorCode.KAFKA_STORAGE_ERROR, "its shard has stopped")
 
     async def _write_forever(self) -> None:
         has_waited = False  # for the lane, so that others have had their turn
