@@ -10,11 +10,14 @@ import trio
 
 from tests.broker.harness import (
     World,
+    make_batch,
+    running,
     simulated,
 )
 from tests.broker.test_offsets import commit, commit_request, committed
-from trio_broker import ErrorCode
+from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.broker import large_answers
+from trio_broker.broker.handlers import describe_producers
 from trio_broker.broker.handlers import fetch as fetch_handler
 from trio_broker.broker.handlers import list_offsets as list_offsets_handler
 from trio_broker.broker.handlers.table import SERVED
@@ -23,9 +26,15 @@ from trio_broker.group import prepared_commit
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.group.offsets import OffsetToCommit
 from trio_broker.names import TopicName
+from trio_broker.records.batch import read_header
 from trio_broker.wire import compiler
 from trio_broker.wire.api import APIS
 from trio_broker.wire.messages.describe_log_dirs import DescribeLogDirsRequest
+from trio_broker.wire.messages.describe_producers import (
+    DescribeProducersRequest,
+    ProducerState,
+    TopicRequest,
+)
 from trio_broker.wire.messages.describe_topic_partitions import (
     DescribeTopicPartitionsRequest,
 )
@@ -520,3 +529,37 @@ async def test_records_that_come_while_a_large_fetch_is_planned_wake_it(world: W
             assert trio.current_time() - began < 5
             assert response.responses[0].partitions[0].records
         assert not any(replica.waiters for replica in run.state.router.replicas())
+
+
+# ------------------------------------------------------------------------------- producers
+async def test_thousands_of_producers_are_described_some_at_a_time(
+    wire_config: BrokerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = most = 0
+
+    def make(**fields: Any) -> ProducerState:
+        nonlocal made
+        made += 1
+        return ProducerState(**fields)
+
+    monkeypatch.setattr(describe_producers, "ProducerState", make)
+    async with running(wire_config) as run, run.connect() as client, trio.open_nursery() as nursery:
+        await run.broker.create_topic("orders", partitions=20)
+        for number in range(200):
+            batch = make_batch(producer_id=number, producer_epoch=0, base_sequence=0)
+            for partition in range(20):
+                run.replica("orders", partition).refuse_sequence(read_header(batch, 0))
+
+        async def watch() -> None:
+            nonlocal made, most
+            while True:
+                await trio.lowlevel.checkpoint()
+                most, made = max(most, made), 0
+
+        nursery.start_soon(watch)
+        wanted = TopicRequest(name="orders", partition_indexes=range(20))
+        response = await client.call(DescribeProducersRequest(topics=[wanted]))
+        nursery.cancel_scope.cancel()
+        found = response.topics[0].partitions
+        assert [len(each.active_producers) for each in found] == [200] * 20
+        assert 0 < most < 400

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_broker.broker.large_answers import Described
 from trio_broker.errors import ErrorCode
 from trio_broker.names import topic_name_fault
 from trio_broker.wire.messages.describe_producers import (
@@ -17,12 +18,17 @@ from trio_broker.wire.messages.describe_producers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from trio_broker.broker.session import Session
     from trio_broker.broker.state import BrokerState
+    from trio_broker.replication.producer_state import ProducerEntry
 
 #: There are no transactions, and so no coordinator that had an epoch, and none is open.
 _NO_COORDINATOR_EPOCH = -1
 _NO_TRANSACTION = -1
+#: Each may remember thousands of producers.
+_PARTITIONS_PER_PIECE = 10
 
 
 async def handle(
@@ -31,6 +37,14 @@ async def handle(
     """List the producers of each partition, once however often it is named."""
     del session, version
     await trio.lowlevel.checkpoint()
+    answering = _answer_all(state, request)
+    topics = await state.large_answers.make(answering, yields_per_piece=_PARTITIONS_PER_PIECE)
+    return DescribeProducersResponse(topics=topics)
+
+
+def _answer_all(
+    state: BrokerState, request: DescribeProducersRequest
+) -> Generator[None, None, list[TopicResponse]]:
     described: set[tuple[str, int]] = set()
     topics = []
     for topic in request.topics:
@@ -39,9 +53,10 @@ async def handle(
             if (topic.name, index) not in described:
                 described.add((topic.name, index))
                 partitions.append(_describe(state, topic.name, index))
+            yield
         topics.append(TopicResponse(name=topic.name, partitions=partitions))
-        await trio.lowlevel.checkpoint()
-    return DescribeProducersResponse(topics=topics)
+        yield
+    return topics
 
 
 def _describe(state: BrokerState, topic: str, partition: int) -> PartitionResponse:
@@ -67,15 +82,17 @@ def _describe(state: BrokerState, topic: str, partition: int) -> PartitionRespon
     return PartitionResponse(
         partition_index=partition,
         error_code=ErrorCode.NONE,
-        active_producers=[
-            ProducerState(
-                producer_id=producer_id,
-                producer_epoch=entry.epoch,
-                last_sequence=entry.last_sequence,
-                last_timestamp=entry.last_update_ms,
-                coordinator_epoch=_NO_COORDINATOR_EPOCH,
-                current_txn_start_offset=_NO_TRANSACTION,
-            )
-            for producer_id, entry in replica.log.producers.items()
-        ],
+        active_producers=Described(list(replica.log.producers.items()), _describe_producer),
+    )
+
+
+def _describe_producer(producer: tuple[int, ProducerEntry]) -> ProducerState:
+    producer_id, entry = producer
+    return ProducerState(
+        producer_id=producer_id,
+        producer_epoch=entry.epoch,
+        last_sequence=entry.last_sequence,
+        last_timestamp=entry.last_update_ms,
+        coordinator_epoch=_NO_COORDINATOR_EPOCH,
+        current_txn_start_offset=_NO_TRANSACTION,
     )
