@@ -490,6 +490,9 @@ async def test_a_reply_counts_as_memory_until_it_is_sent(world: World) -> None:
             assert run.state.response_memory.used_bytes > 1_700_000
             # Over the limit, so others wait; but not for longer than a slow reader may take.
             began = trio.current_time()
+            for offset, code in ((2, ErrorCode.NONE), (3, ErrorCode.OFFSET_OUT_OF_RANGE)):
+                assert (await other.fetch(offset)).error_code == code
+            assert trio.current_time() - began < 1  # this takes no memory
             found = await other.fetch(partition_max_bytes=100)
             assert (found.error_code, spans(found.records)) == (0, [(0, 0)])
             assert 15 < trio.current_time() - began < 25
