@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import attrs
 import trio
 
-from tests.broker.harness import World, code_of, make_batch, simulated
+from tests.broker.harness import World, code_of, failing, make_batch, simulated
+from tests.broker.retained import eventually
 from trio_broker.config import Durability, StorageConfig, TopicConfig
+from trio_broker.storage import paths
+from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.testing.sim.path_faults import PathFaults
 from trio_broker.wire.messages.produce import (
     PartitionProduceData,
     ProduceRequest,
@@ -185,3 +191,29 @@ async def test_a_recovery_point_is_written_every_so_many_bytes(world: World) -> 
         assert not report.is_trusted
         assert 0 < report.bytes_scanned < 1_300_000
         assert run.replica("orders").log.log_end_offset == 11
+
+
+@simulated
+async def test_an_fsync_that_fails_while_a_log_is_opened_is_not_believed_the_next_time(
+    world: World,
+) -> None:
+    """The disk does not take the note of it either, so only this process knows."""
+    async with world.running_until_power_cut() as run:
+        await run.broker.create_topic("orders", partitions=12, configs={"durability": "os"})
+        replicas = list(run.state.router.replicas())
+        async with world.connect() as client:
+            for replica in replicas:
+                assert await code_of(client, replica) == 0
+        refusing = PathFaults(sync_error_rate=1.0)
+        with ExitStack() as stack:
+            stack.enter_context(failing("open", paths.SYNC_FAILED_NAME, on=SimFileSystem))
+            for replica in replicas:
+                stack.enter_context(world.fs.failing_below(replica.log.directory, refusing))
+                replica.shard.take_offline(replica, "a fault in it")
+            await trio.sleep(1.5)
+            assert all(replica.refusal for replica in replicas)
+        await eventually(lambda: not any(replica.refusal for replica in replicas))
+        assert all(replica.log.is_durable for replica in replicas)
+    async with world.running() as run:
+        for replica in run.state.router.replicas():
+            assert replica.log.log_end_offset == 1

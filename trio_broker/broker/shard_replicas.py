@@ -100,6 +100,8 @@ class ShardReplicas(ShardUpkeep):
         elif isinstance(result, GivenUp):
             replica.go_offline(str(result))
         elif isinstance(result, StorageError | OSError):
+            if isinstance(result, SyncFailed):
+                replica.after_failed_sync = True  # whether or not there is a note of that
             self.take_offline(replica, f"{replica.topic.name}-{replica.partition}: {result}")
         elif isinstance(result, Exception):
             raise result  # a bug; the boundary of the replica stops it
