@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -182,3 +184,22 @@ async def test_a_disk_that_fails_and_is_full_by_then_comes_back(world: World) ->
         await produce(run, 0, refusals)
         assert "are needed" in str(refusals[1])
         await run.broker.delete_topic("kept")
+
+
+@simulated
+async def test_a_ballast_that_does_not_fit_takes_no_room(world: World) -> None:
+    """A quota of the user does not show in what is free."""
+    allocate = SimFile.allocate
+
+    def allocate_some(file: SimFile, size: int) -> None:
+        allocate(file, size // 2)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), file.path)
+
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    with patch.object(SimFile, "allocate", allocate_some):
+        async with world.running(**SETTINGS) as run:
+            log_dir = run.state.log_dirs[0]
+            await eventually(lambda: log_dir.health.space is not None)
+            await trio.sleep(10)
+            assert ballast_bytes(world) == 0
+            assert free_bytes(world) > CAPACITY - MIB

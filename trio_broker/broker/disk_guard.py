@@ -25,7 +25,7 @@ from trio_broker.storage.log_dir import owner_of
 
 if TYPE_CHECKING:
     from trio_broker.broker.log_dir import LogDir
-    from trio_broker.host.interface import FileSystem, Host, Job, Space
+    from trio_broker.host.interface import File, FileSystem, Host, Job, Space
 
 logger = logging.getLogger("trio_broker.disk_guard")
 
@@ -72,9 +72,22 @@ def ballast_job(fs: FileSystem, path: str, size_bytes: int) -> Job[None]:
         if file.size > size_bytes:
             yield file.truncate, (size_bytes,)
         elif file.size < size_bytes:
-            yield file.allocate, (size_bytes,)
+            yield from _lengthen(file, size_bytes)
     finally:
         file.close()
+
+
+def _lengthen(file: File, size_bytes: int) -> Job[None]:
+    """Make a file longer, or leave it as it is.
+
+    Where there is too little room, or a quota is used up, ext4 keeps what it has found of it.
+    """
+    before_bytes = file.size
+    try:
+        yield file.allocate, (size_bytes,)
+    except (OSError, StorageError):
+        yield file.truncate, (before_bytes,)
+        raise
 
 
 class DiskGuard:
