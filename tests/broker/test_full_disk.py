@@ -203,3 +203,14 @@ async def test_a_ballast_that_does_not_fit_takes_no_room(world: World) -> None:
             await trio.sleep(10)
             assert ballast_bytes(world) == 0
             assert free_bytes(world) > CAPACITY - MIB
+
+
+@simulated
+async def test_a_ballast_that_is_larger_than_configured_is_given_back(world: World) -> None:
+    """From a run with another configuration."""
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    for wanted_bytes in (BALLAST, MIB, 0):
+        storage = StorageConfig(bytes_max=1 << 40, ballast_bytes=wanted_bytes)
+        async with world.running(storage=storage):
+            await trio.sleep(5)
+            assert ballast_bytes(world) == wanted_bytes

@@ -179,7 +179,9 @@ class DiskGuard:
         self._log_dir.keeper.measured(space)
         await self._log_dir.disk_changed(before)
         wanted_bytes = self._ballast_bytes(space)
-        if self._held_bytes < wanted_bytes and health.state is DiskState.OK:
+        if self._held_bytes > wanted_bytes:  # of a run with another configuration
+            await self._set_ballast(wanted_bytes)
+        elif self._held_bytes < wanted_bytes and health.state is DiskState.OK:
             room = space.free_bytes - (wanted_bytes - self._held_bytes)
             if room > thresholds(space.total_bytes).low_bytes:
                 await self._set_ballast(wanted_bytes)
