@@ -54,6 +54,7 @@ async def leave(world: World, run: Running, left_bytes: int) -> None:
 
 def _something_else(world: World, left_bytes: int) -> Iterator[Any]:
     file = yield functools.partial(world.fs.open, create=True), ("/something-else", "test")
+    yield file.truncate, (0,)
     yield file.allocate, (CAPACITY - world.fs.used_bytes - left_bytes,)
     file.close()
 
@@ -214,3 +215,28 @@ async def test_a_ballast_that_is_larger_than_configured_is_given_back(world: Wor
         async with world.running(storage=storage):
             await trio.sleep(5)
             assert ballast_bytes(world) == wanted_bytes
+
+
+@simulated
+async def test_a_disk_that_becomes_full_twice_has_its_ballast_twice(world: World) -> None:
+    """In between it is low on space, and no more."""
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    refusals: list[RequestError] = []
+    ballast = 2 * MIB
+    storage = StorageConfig(bytes_max=1 << 40, ballast_bytes=ballast)
+    async with world.running(storage=storage, **DEFAULTS) as run:
+        await run.broker.create_topic("kept", partitions=1, configs=PROMISED)
+        await fill(run, "kept", MIB)
+        log_dir = run.state.log_dirs[0]
+        for _ in range(2):
+            await leave(world, run, 0)
+            await produce(run, 0, refusals)
+            await given_back(world, run)
+            assert free_bytes(world) >= ballast
+            await log_dir.lane.run(_something_else(world, 6 * MIB))
+            await eventually(lambda: log_dir.health.state is DiskState.LOW)
+            await trio.sleep(5)
+            assert log_dir.health.state is DiskState.LOW
+        assert len(refusals) == 2
+        await produce(run, 0, refusals)
+        assert len(refusals) == 2

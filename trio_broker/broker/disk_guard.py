@@ -181,9 +181,12 @@ class DiskGuard:
         wanted_bytes = self._ballast_bytes(space)
         if self._held_bytes > wanted_bytes:  # of a run with another configuration
             await self._set_ballast(wanted_bytes)
-        elif self._held_bytes < wanted_bytes and health.state is DiskState.OK:
-            room = space.free_bytes - (wanted_bytes - self._held_bytes)
-            if room > thresholds(space.total_bytes).low_bytes:
+        elif self._held_bytes < wanted_bytes and not health.refuses_produce:
+            limits = thresholds(space.total_bytes)
+            # It makes no disk low, nor one that is low refuse produce.
+            is_low = health.state is DiskState.LOW
+            needed_bytes = limits.degraded_bytes if is_low else limits.low_bytes
+            if self._beside_ballast(space).free_bytes > needed_bytes:
                 await self._set_ballast(wanted_bytes)
 
     def _ballast_bytes(self, space: Space) -> int:
