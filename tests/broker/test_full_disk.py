@@ -15,12 +15,14 @@ import trio
 from tests.broker.harness import Running, World, failing, simulated, slow
 from tests.broker.retained import DEFAULTS, eventually, fill
 from trio_broker import ErrorCode
+from trio_broker.broker.disk_guard import PROBE_NAME
 from trio_broker.config import KIB, MIB, StorageConfig
 from trio_broker.errors import RequestError
 from trio_broker.group.commands import CommitOffsets
 from trio_broker.records.build import Record
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import DiskState
+from trio_broker.testing.sim.disk import SimFileSystem
 from trio_broker.testing.sim.faults import DiskFaults
 from trio_broker.testing.sim.handles import SimFile
 
@@ -166,7 +168,7 @@ async def test_what_waits_on_a_disk_that_gets_tight_is_refused_too(world: World)
 
 @simulated
 async def test_a_disk_that_fails_and_is_full_by_then_comes_back(world: World) -> None:
-    """It holds the ballast, and has no room for a probe."""
+    """It holds the ballast, and has no room for the name of a probe."""
     world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
     refusals: list[RequestError] = []
     async with world.running(**SETTINGS) as run:
@@ -179,6 +181,9 @@ async def test_a_disk_that_fails_and_is_full_by_then_comes_back(world: World) ->
             assert log_dir.is_failed
             assert len(refusals) == 1
             await log_dir.lane.run(_something_else(world, 0))
+        with failing("open", PROBE_NAME, errno.ENOSPC, on=SimFileSystem):
+            await eventually(lambda: ballast_bytes(world) == 0)
+            assert log_dir.is_failed
         await eventually(lambda: not run.replica("kept").refusal)
         assert log_dir.health.state is DiskState.DEGRADED
         assert ballast_bytes(world) == 0
@@ -240,3 +245,26 @@ async def test_a_disk_that_becomes_full_twice_has_its_ballast_twice(world: World
         assert len(refusals) == 2
         await produce(run, 0, refusals)
         assert len(refusals) == 2
+
+
+@simulated
+async def test_a_disk_that_fails_and_is_full_without_a_ballast_comes_back(world: World) -> None:
+    """Somebody has to delete something, which a disk that has failed does not allow."""
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    refusals: list[RequestError] = []
+    storage = StorageConfig(bytes_max=1 << 40, ballast_bytes=0)
+    async with world.running(storage=storage, **DEFAULTS) as run:
+        run.faults_expected = {"log dir /data/logs"}
+        for topic in ("kept", "large"):
+            await run.broker.create_topic(topic, configs=PROMISED)
+            await fill(run, topic, 8 * MIB)
+        log_dir = run.state.log_dirs[0]
+        with failing("sync", "/data/logs"):
+            await produce(run, 0, refusals)
+            assert log_dir.is_failed
+            await log_dir.lane.run(_something_else(world, 0))
+        await eventually(lambda: log_dir.health.state is DiskState.DEGRADED)
+        await run.broker.delete_topic("large")
+        await eventually(lambda: not (run.replica("kept").refusal or log_dir.produce_refusal))
+        await produce(run, 0, refusals)
+        assert len(refusals) == 1

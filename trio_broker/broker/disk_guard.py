@@ -17,7 +17,7 @@ import trio
 from trio_broker.broker.paced_log import PacedLog
 from trio_broker.broker.supervise import Backoff
 from trio_broker.config import MIB
-from trio_broker.errors import CorruptLog, StorageError, StuckIO
+from trio_broker.errors import AppendFailed, CorruptLog, StorageError, StuckIO
 from trio_broker.host import jobs
 from trio_broker.storage import paths
 from trio_broker.storage.disk_state import FULL, DiskState, thresholds
@@ -40,8 +40,13 @@ BALLAST_SHARE = 0.05
 PROBE_NAME = "probe" + jobs.TEMPORARY_SUFFIX
 
 
-def probe_job(fs: FileSystem, path: str) -> Job[Space]:
+def probe_job(fs: FileSystem, path: str, *, may_be_full: bool) -> Job[Space]:
     """Write and fsync a small file, remove it, and return the room there is.
+
+    Args:
+        fs: the filesystem.
+        path: of the log dir.
+        may_be_full: a disk that has no room for the file, and says so, works all the same.
 
     Raises:
         AppendFailed, SyncFailed, OSError: the disk does not work.
@@ -49,7 +54,11 @@ def probe_job(fs: FileSystem, path: str) -> Job[Space]:
     name = f"{path}/{PROBE_NAME}"
     file = yield from jobs.open_file(fs, name, owner_of(path), create=True)
     try:
-        yield from jobs.append_all(file, 0, [bytes(PROBE_BYTES)])
+        try:
+            yield from jobs.append_all(file, 0, [bytes(PROBE_BYTES)])
+        except AppendFailed as error:
+            if not (may_be_full and error.cut_back and error.errno in FULL):
+                raise
         yield from jobs.sync(file)
     finally:
         file.close()
@@ -227,7 +236,9 @@ class DiskGuard:
         health = log_dir.health
         try:
             await log_dir.lane.run(log_dir.directory.check_job())
-            space = await log_dir.lane.run(probe_job(self._host.fs, self._path))
+            # Nothing is deleted on a disk that has failed, so it could be full for ever.
+            probing = probe_job(self._host.fs, self._path, may_be_full=log_dir.is_failed)
+            space = await log_dir.lane.run(probing)
         except CorruptLog as error:
             health.probe_failed()
             self._paced.log(

@@ -12,7 +12,8 @@ FAILED    an fsync failed or a call hung, EIO or EROFS on    the log dir's parti
 ========  =================================================  =====================================
 
 DEGRADED is left after probes (a small write and fsync) have succeeded for a second with room above
-its threshold; FAILED after one good probe, once the logs have been opened again. Driven by
+its threshold; FAILED after one good probe (or one for which there was no room, and nothing else
+was wrong), once the logs have been opened again. Driven by
 `broker.disk_guard`; no restart is ever needed.
 """
 
