@@ -19,6 +19,7 @@ from tests.broker.harness import (
     slow,
 )
 from tests.broker.retained import (
+    BATCH,
     DEFAULTS,
     INSTANT,
     deleted,
@@ -393,3 +394,24 @@ async def test_a_deletion_that_was_given_up_and_came_true_keeps_nobody_offline(
                 await trio.sleep(0.1)
         assert await run.broker.produce("orders", b"kept") == (0, 3)
         assert replica.log.log_start_offset == 3
+
+
+@simulated
+async def test_a_kill_before_deleted_segments_are_removed_leaves_no_file_of_them(
+    world: World,
+) -> None:
+    configs = {"retention.bytes": str(4 * BATCH), "segment.bytes": str(2 * BATCH)}
+    async with world.running_until_power_cut() as run:
+        await run.broker.create_topic("orders", configs=configs)
+        await fill(run, "orders", 20 * BATCH)
+        await trio.sleep(2)
+        log = run.replica("orders").log
+        assert log.deleted_bytes
+    async with world.running() as run:
+        log = run.replica("orders").log
+        names = await run.state.log_dirs[0].lane.call(world.fs.list_directory, log.directory)
+        bases = {segment.base_offset for segment in log.segments}
+        assert log.log_start_offset > 0
+        for suffix in (paths.LOG_SUFFIX, paths.INDEX_SUFFIX, paths.TIME_INDEX_SUFFIX):
+            assert bases.issuperset(paths.offsets_of(names, suffix))
+        assert not [name for name in names if name.endswith(paths.DELETED_SUFFIX)]

@@ -40,6 +40,8 @@ from trio_broker.storage.scan import Scan
 from trio_broker.storage.segments import SegmentRow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_broker.config import TopicConfig
     from trio_broker.host.interface import FileSystem, Job
     from trio_broker.names import TopicName, TopicPartition
@@ -305,6 +307,7 @@ def _open_scanned(
         if offset > scan.end_offset:
             path = files.path(paths.offset_name(offset, paths.SNAPSHOT_SUFFIX))
             yield from unlink_if_there(files.fs, path)
+    yield from _remove_stray_indexes(files, names, scan)
     if scan.index is not None:
         opening.cache.offers.append((scan.segments[-1], scan.index))
     report = RecoveryReport(
@@ -324,3 +327,13 @@ def _open_scanned(
         unchecked_bytes=scan.bytes_scanned,
         snapshot_offsets=[offset for offset in snapshots if offset <= scan.end_offset],
     )
+
+
+def _remove_stray_indexes(files: ReplicaFiles, names: Sequence[str], scan: Scan) -> Job[None]:
+    """Remove index files of segments that had been deleted, and whose own files are gone."""
+    bases = {segment.base_offset for segment in scan.segments}
+    for suffix in (paths.INDEX_SUFFIX, paths.TIME_INDEX_SUFFIX):
+        for offset in paths.offsets_of(names, suffix):
+            if offset not in bases:
+                path = files.path(paths.offset_name(offset, suffix))
+                yield from unlink_if_there(files.fs, path)
