@@ -11,13 +11,24 @@ import trio
 from tests.broker.group_calls import heartbeat, join, join_alone, join_request
 from tests.broker.harness import World, codes, failing, simulated, slow
 from tests.broker.retained import eventually
+from tests.broker.test_full_disk import (
+    BALLAST,
+    CAPACITY,
+    PROMISED,
+    SETTINGS,
+    free_bytes,
+    given_back,
+    leave,
+    produce,
+)
 from tests.broker.test_groups import park
 from tests.broker.test_offsets import commit, commit_request, committed
 from trio_broker import ErrorCode
 from trio_broker.broker import groups_partition
-from trio_broker.config import GroupConfig
+from trio_broker.config import KIB, MIB, GroupConfig
 from trio_broker.group.partitioning import offsets_partition
 from trio_broker.names import OFFSETS_TOPIC_NAME
+from trio_broker.testing.sim.faults import DiskFaults
 
 ONE_PARTITION = GroupConfig(offsets_topic_partitions=1)
 
@@ -74,6 +85,33 @@ async def test_a_state_of_several_segments_is_not_written_again_for_ever(world: 
         for name, offset in (("one", 19), ("two", 1)):
             found = await committed(client, group=name, partitions=(1,))
             assert found["orders"][0][1] == offset
+
+
+@simulated
+async def test_the_state_is_not_written_again_into_the_last_room_of_a_disk(world: World) -> None:
+    """What is kept for commits was eaten by copies of the state that did not fit, one each time."""
+    world.fs.faults = DiskFaults(capacity_bytes=CAPACITY)
+    group = GroupConfig(offsets_topic_partitions=1, offsets_topic_segment_bytes=MIB)
+    async with world.running(**SETTINGS, group=group) as run, world.connect() as client:
+        await run.broker.create_topic("kept", partitions=300, configs=PROMISED)
+        for number in range(12):
+            offsets = {"topic": "kept", "group_id": f"g{number}", "metadata": "x" * 1_000}
+            assert set(await commit(client, *range(300), **offsets)) == {0}
+        log = run.replica(OFFSETS_TOPIC_NAME).log
+        end_offset = log.log_end_offset
+        await leave(world, run, 300 * KIB)
+        for _ in range(3):
+            await produce(run, 0, [])
+        await given_back(world, run)
+        await trio.sleep(100)
+        assert free_bytes(world) >= BALLAST
+        assert log.log_end_offset == end_offset
+        assert await commit(client, 7, topic="kept", group_id="g0") == [0]
+        await run.state.log_dirs[0].lane.call(world.fs.unlink, "/something-else")
+        await trio.sleep(100)
+        assert log.log_start_offset > end_offset
+        found = await committed(client, topic="kept", group="g0")
+        assert [offset for _, offset, *_ in found["kept"]] == [7, 1]
 
 
 # ---------------------------------------------------------------------------------- loading again

@@ -359,14 +359,15 @@ class GroupsPartition:
 
     async def _shorten(self) -> None:
         replica = self.replica
-        if replica is None or not replica.has_log or not self.is_loaded:
+        if replica is None or not self._is_long(replica):
             return
+        free_bytes = await self._free_bytes(replica)
+        if not self._is_long(replica):
+            return  # any more
         log = replica.log
-        if log.segment_count < 2 or self.appends_under_way:
-            return
-        if log.size_bytes < 2 * self._state_bytes:
-            return  # most of it is the state itself, which may take several segments
         records = list(self.machine.live_records())
+        if 2 * sum(len(key) + len(value or b"") for key, value in records) > free_bytes:
+            return  # on a disk that is full this room is for commits, and each try would take some
         start_offset = log.log_end_offset
         appends = [
             self._begin_append(records[at : at + _SNAPSHOT_RECORDS_PER_BATCH], None)
@@ -377,3 +378,21 @@ class GroupsPartition:
         if all(append.slots[0].code is ErrorCode.NONE for append in appends):
             self._state_bytes = sum(append.slots[0].size_bytes for append in appends)
             await replica.shard.advance_start_offset(replica, start_offset)
+
+    def _is_long(self, replica: Replica) -> bool:
+        """Whether the log can be made shorter now."""
+        if not replica.has_log or not self.is_loaded or self.appends_under_way:
+            return False
+        log = replica.log
+        # Most of it may be the state itself, which may take several segments.
+        return log.segment_count >= 2 and log.size_bytes >= 2 * self._state_bytes
+
+    async def _free_bytes(self, replica: Replica) -> int:
+        """Return how much room is left on the disk, 0 if it does not say."""
+        shard = replica.shard
+        try:
+            path = shard.log_dir.directory.path
+            space = await shard.lane.call(self._state.host.fs.space, path)
+        except (StorageError, OSError):
+            return 0
+        return space.free_bytes
