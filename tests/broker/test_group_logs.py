@@ -25,10 +25,11 @@ from tests.broker.test_groups import park
 from tests.broker.test_offsets import commit, commit_request, committed
 from trio_broker import ErrorCode
 from trio_broker.broker import groups_partition
-from trio_broker.config import KIB, MIB, GroupConfig
+from trio_broker.config import KIB, MIB, GroupConfig, TopicConfig
 from trio_broker.group.partitioning import offsets_partition
 from trio_broker.names import OFFSETS_TOPIC_NAME
 from trio_broker.testing.sim.faults import DiskFaults
+from trio_broker.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
 
 ONE_PARTITION = GroupConfig(offsets_topic_partitions=1)
 
@@ -85,6 +86,27 @@ async def test_a_state_of_several_segments_is_not_written_again_for_ever(world: 
         for name, offset in (("one", 19), ("two", 1)):
             found = await committed(client, group=name, partitions=(1,))
             assert found["orders"][0][1] == offset
+
+
+@simulated
+async def test_offsets_stay_in_a_topic_that_a_client_has_created(world: World) -> None:
+    """It had the retention of all topics, and what was committed went with its segments."""
+    settings = {"topic": TopicConfig(retention_ms=60_000), "group": ONE_PARTITION}
+    async with world.running(**settings) as run, world.connect() as client:
+        await run.broker.create_topic("orders")
+        topic = CreatableTopic(
+            name=OFFSETS_TOPIC_NAME,
+            num_partitions=1,
+            replication_factor=1,
+            assignments=(),
+            configs=(),
+        )
+        response = await client.call(CreateTopicsRequest(topics=[topic]))
+        assert codes(response.topics) == [0]
+        assert await commit(client, 5) == [0]
+        await trio.sleep(300)
+    async with world.running(**settings), world.connect() as client:
+        assert (await committed(client))["orders"][0][1] == 5
 
 
 @simulated

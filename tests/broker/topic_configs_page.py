@@ -71,7 +71,8 @@ _INTERNAL = """
 ## The broker's own topics
 
 Of `__consumer_offsets` only `file.delete.delay.ms`, `segment.bytes` and `segment.ms` can be
-altered: anything else could let go of committed offsets.
+altered: anything else could let go of committed offsets. Whoever creates it, its `retention.ms` and
+`retention.bytes` are -1.
 
 ## Broker configs
 

@@ -12,7 +12,7 @@ from tests.metadata.strategies import DIRECTORY_A, DIRECTORY_B, new_topics, worl
 from trio_broker.config import LimitsConfig
 from trio_broker.errors import ErrorCode
 from trio_broker.metadata.decisions import CreationRules, NewTopic, create_topics
-from trio_broker.names import ZERO_TOPIC_ID
+from trio_broker.names import OFFSETS_TOPIC_NAME, ZERO_TOPIC_ID
 
 RULES = CreationRules(partitions_default=3)
 
@@ -54,6 +54,20 @@ def test_a_topic_with_defaults():
         (0,),
     )
     assert first.isr[0].broker_epoch == world.image.brokers[0].epoch
+
+
+def test_nothing_expires_of_the_broker_s_own_topics_whoever_creates_them():
+    world = world_with_brokers()
+    for configs in ([("retention.ms", "60000")], [("retention.bytes", "0")]):
+        refused = NewTopic(name=OFFSETS_TOPIC_NAME, configs=configs)
+        assert code_of(world, refused) is ErrorCode.INVALID_CONFIG
+    wanted = [("retention.ms", "-1"), ("segment.bytes", "2048")]
+    assert code_of(world, NewTopic(name=OFFSETS_TOPIC_NAME, configs=wanted)) is ErrorCode.NONE
+    assert dict(world.image.topics_by_name[OFFSETS_TOPIC_NAME].configs) == {
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+        "segment.bytes": "2048",
+    }
 
 
 def test_explicit_configs_are_kept_apart_from_defaults():

@@ -30,6 +30,7 @@ from trio_broker.metadata.records import TopicRecord, encode_record, topic_key
 from trio_broker.metadata.steps import Decision, StepBuilder
 from trio_broker.metadata.transaction import Guard, Operation, Put
 from trio_broker.names import (
+    INTERNAL_TOPIC_NAMES,
     ZERO_TOPIC_ID,
     BrokerId,
     TopicId,
@@ -40,6 +41,8 @@ from trio_broker.names import (
 
 #: Kafka's name for its own metadata topic, which clients may not create.
 _CLUSTER_METADATA_TOPIC_NAME = "__cluster_metadata"
+#: What a topic of the broker itself always has, whoever creates it: nothing of it expires.
+_NEEDED_CONFIGS = {"retention.ms": "-1", "retention.bytes": "-1"}
 
 
 @frozen(kw_only=True)
@@ -171,7 +174,7 @@ class _TopicCreation:
             Refusal: it cannot be created.
         """
         name = self._check_name(request.name)
-        config, configs = self._check_configs(request.configs)
+        config, configs = self._check_configs(name, request.configs)
         broker_lists = (
             self._check_assignments(request) if request.assignments else self._assign(request)
         )
@@ -224,14 +227,18 @@ class _TopicCreation:
         return TopicName(text)
 
     def _check_configs(
-        self, pairs: Sequence[tuple[str, str | None]]
+        self, name: TopicName, pairs: Sequence[tuple[str, str | None]]
     ) -> tuple[TopicConfig, dict[str, str]]:
-        configs: dict[str, str] = {}
+        needed = _NEEDED_CONFIGS if name in INTERNAL_TOPIC_NAMES else {}
+        configs: dict[str, str] = dict(needed)
         for key, text in pairs:
             if text is None:
                 raise Refusal(
                     ErrorCode.INVALID_CONFIG, f"Null value not supported for topic configs: {key}"
                 )
+            if needed.get(key, text) != text:
+                what = f"{name} belongs to the broker itself, which needs {key}={needed[key]}."
+                raise Refusal(ErrorCode.INVALID_CONFIG, what)
             configs[key] = text
         try:
             config = parse_topic_configs(configs, self._image.defaults)
