@@ -277,8 +277,12 @@ class Commits:
         """Yield those of `_places` that are of topics which are gone; see `delete_topics`."""
         committed = self._groups.offsets.fetch_all(group.group_id)
         under_way = group.offsets_under_way
-        for topic, living_id in topics.items():
-            for partition, value in committed.get(topic, {}).items():
+        fewer, more = (committed, topics) if len(committed) < len(topics) else (topics, committed)
+        for topic in fewer:
+            if topic not in more:
+                continue
+            living_id = topics[topic]
+            for partition, value in committed[topic].items():
                 if living_id is None or (
                     value.topic_id != living_id and (topic, partition) not in under_way
                 ):
