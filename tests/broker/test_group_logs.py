@@ -166,6 +166,34 @@ async def test_a_disk_that_hangs_stops_time_for_its_own_groups_only(world: World
 
 
 @simulated
+async def test_groups_are_read_again_however_impatient_clients_are(world: World) -> None:
+    """Who commits reads the log as well, and gives up after five seconds: always before its end."""
+
+    async def commit_often(delay_seconds: float) -> None:
+        await trio.sleep(delay_seconds)
+        async with world.connect() as client:
+            while True:
+                await commit(client, 6)
+
+    async with world.running(group=ONE_PARTITION) as run:
+        async with world.connect() as client:
+            await run.broker.create_topic("orders")
+            for offset in range(4):
+                assert await commit(client, offset) == [0]
+        replica = run.replica(OFFSETS_TOPIC_NAME)
+        replica.shard.take_offline(replica, "a test has taken it")
+        await eventually(lambda: not replica.refusal)
+        async with trio.open_nursery() as nursery:
+            directory = str(replica.log.directory)
+            with slow(directory, 2.0), patch.object(groups_partition, "_LOAD_BYTES", 1):
+                for number in range(4):
+                    nursery.start_soon(commit_often, 1.2 * number)
+                await eventually(lambda: not run.state.coordinator.listing_fault(), 60)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(30)
+
+
+@simulated
 async def test_who_joins_while_groups_are_read_again_does_not_hold_up_a_stop(world: World) -> None:
     """Its partition was not there to be closed, and then took it in for as long as the drain is."""
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:

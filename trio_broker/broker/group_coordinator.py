@@ -67,6 +67,7 @@ class GroupCoordinator:
         self._partitions: list[GroupsPartition] = []
         self._total = Tally()
         self._creating = trio.Lock()
+        self._loading: set[GroupsPartition] = set()
         self._closed = False
         self._earlier = trio.Event()
         self._sleeping_until = -math.inf
@@ -98,13 +99,24 @@ class GroupCoordinator:
             now_ms = int(trio.current_time() * 1000)
             for partition in self._partitions:
                 if not partition.is_loaded:
-                    if not partition.is_loading:  # its disk may hang, and no time pass for others
-                        nursery.start_soon(partition.load)
+                    if partition not in self._loading:
+                        self._loading.add(partition)
+                        nursery.start_soon(self._load_again, partition)
                 elif partition.wake_at_ms is not None and partition.wake_at_ms <= now_ms:
                     partition.let_expire()
             if trio.current_time() >= offsets_due:
                 pause = _EXPIRY_SECONDS if self._expire_offsets() else interval_seconds
                 offsets_due = trio.current_time() + pause
+
+    async def _load_again(self, partition: GroupsPartition) -> None:
+        """Load a partition beside others, for which time passes even if its disk hangs.
+
+        Also if a client's request is loading it, which is given up when the client is.
+        """
+        try:
+            await partition.load()
+        finally:
+            self._loading.remove(partition)
 
     def _expire_offsets(self) -> bool:
         """Forget offsets that nobody used for long, one batch; return whether more are due."""

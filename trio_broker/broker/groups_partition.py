@@ -281,11 +281,6 @@ class GroupsPartition:
 
     # Its log.
 
-    @property
-    def is_loading(self) -> bool:
-        """Whether somebody is taking in the log."""
-        return self._loading.locked()
-
     async def load(self) -> None:
         """Take in the log, if that has not been done and can be done now."""
         if self.is_loaded or trio.current_time() < self._reload_at:
