@@ -235,3 +235,16 @@ async def test_a_log_that_cannot_be_read_is_not_read_for_each_who_asks(
         assert (await committed(client))["orders"][0][1] == 5
     lines = [record for record in caplog.records if "cannot be read now" in record.getMessage()]
     assert 2 <= len(lines) <= 3
+
+
+# -------------------------------------------------------------------------- the log for operators
+@simulated
+async def test_a_name_writes_no_lines_of_its_own(world: World, caplog: Any) -> None:
+    """Nor does it change the colours of a terminal, or fill a disk with itself."""
+    caplog.set_level("INFO", "trio_broker.groups")
+    async with world.running(group=ONE_PARTITION), world.connect() as client:
+        name = "a\n2026-01-01 [error] all is lost\x1b[31m" + "x" * 30_000
+        assert (await join(client, group=name)).error_code == 0
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("generation 1 has 1 members" in line for line in lines)
+    assert all(line.isprintable() and len(line) < 1_000 for line in lines), lines

@@ -49,6 +49,8 @@ _LOAD_BYTES = 1024 * 1024
 #: As much may come of a batch that is compressed, as none of this broker's is.
 _BATCH_BYTES_MAX = 64 * 1024 * 1024
 _SNAPSHOT_RECORDS_PER_BATCH = 500
+#: So much of a group's name is in the log; it may be 32,767 bytes of whatever a client likes.
+_SHOWN_CHARACTERS_MAX = 249
 
 
 class _Token:
@@ -199,7 +201,7 @@ class GroupsPartition:
             assert isinstance(token, _Token)
             token.answer(response)
         for group_id, text in decision.notes:
-            logger.info("group %s: %s", group_id, text)
+            logger.info("group %r: %s", group_id[:_SHOWN_CHARACTERS_MAX], text)
 
     def let_expire(self) -> None:
         """Let pass what is due now."""
