@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_broker.errors import CorruptRecords
+from trio_broker.group import consumer_protocol
 from trio_broker.group.consumer_protocol import (
     AssignedPartition,
     Assignment,
@@ -15,6 +16,7 @@ from trio_broker.group.consumer_protocol import (
     encode_subscription,
     subscribed_topics,
 )
+from trio_broker.group.encoding import SchemaReader
 from trio_broker.names import TopicName
 
 A, B = TopicName("a"), TopicName("bb")
@@ -46,13 +48,13 @@ SUBSCRIPTIONS = [
 def test_subscriptions_are_kafkas(version: int, text: str, subscription: Subscription) -> None:
     assert encode_subscription(FULL, version) == bytes.fromhex(text)
     assert decode_subscription(bytes.fromhex(text)) == subscription
-    assert subscribed_topics(bytes.fromhex(text)) == (A, B)
+    assert subscribed_topics([bytes.fromhex(text)]) == {A, B}
 
 
 def test_a_newer_version_is_read_as_the_newest_known() -> None:
     text = SUBSCRIPTIONS[3][0].replace("0003", "0009", 1) + " beef"
     assert decode_subscription(bytes.fromhex(text)) == FULL
-    assert subscribed_topics(bytes.fromhex("0007 00000001 0001 61 ff")) == (A,)
+    assert subscribed_topics([bytes.fromhex("0007 00000001 0001 61 ff")]) == {A}
 
 
 def test_empty_subscriptions() -> None:
@@ -104,10 +106,14 @@ def test_assignments_come_back(places: list[AssignedPartition], user_data: bytes
     assert decode_assignment(encode_assignment(assignment)) == assignment
 
 
+def _subscribed_topics(data: bytes) -> frozenset[TopicName]:
+    return subscribed_topics([data])
+
+
 @given(data=st.binary(max_size=60), keep=st.integers(0, 80))
 def test_damage_raises_one_kind_of_error(data: bytes, keep: int) -> None:
     junk = bytes.fromhex(SUBSCRIPTIONS[3][0])[:keep] + data
-    for decode in (decode_subscription, subscribed_topics, decode_assignment):
+    for decode in (decode_subscription, _subscribed_topics, decode_assignment):
         try:
             decode(junk)
         except CorruptRecords:
@@ -119,7 +125,7 @@ def test_damage_raises_one_kind_of_error(data: bytes, keep: int) -> None:
 )
 def test_what_is_no_subscription_is_refused(text: str) -> None:
     with pytest.raises(CorruptRecords):
-        subscribed_topics(bytes.fromhex(text))
+        subscribed_topics([bytes.fromhex(text)])
 
 
 def test_there_are_four_versions() -> None:
@@ -128,3 +134,39 @@ def test_there_are_four_versions() -> None:
             encode_subscription(FULL, version)
         with pytest.raises(ValueError, match="no version"):
             encode_assignment(Assignment(), version)
+
+
+topic_names = st.lists(st.sampled_from(["", "a", "aa", "b", "ab"]).map(TopicName), max_size=3)
+
+
+@given(
+    of_members=st.lists(
+        st.tuples(topic_names, st.integers(0, 3), st.none() | st.binary(max_size=3)), max_size=25
+    )
+)
+def test_the_topics_of_many_are_those_of_each(
+    of_members: list[tuple[list[TopicName], int, bytes | None]],
+) -> None:
+    subscriptions = [
+        encode_subscription(Subscription(topics=tuple(topics), user_data=user_data), version)
+        for topics, version, user_data in of_members
+    ]
+    assert subscribed_topics(subscriptions) == {t for topics, _, _ in of_members for t in topics}
+
+
+def test_members_who_read_the_same_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 members with 1,000 topics each held up the event loop for half a second."""
+    decoded: list[SchemaReader] = []
+    take_topics = consumer_protocol._take_topics
+
+    def count(reader: SchemaReader) -> tuple[TopicName, ...]:
+        decoded.append(reader)
+        return take_topics(reader)
+
+    monkeypatch.setattr(consumer_protocol, "_take_topics", count)
+    subscriptions = [
+        encode_subscription(Subscription(topics=(A, B)[number % 2 :], generation=number))
+        for number in range(100)
+    ]
+    assert subscribed_topics(subscriptions) == {A, B}
+    assert len(decoded) == 2

@@ -400,10 +400,8 @@ class ClassicGroup:
             self.subscribed = frozenset()
             return
         try:
-            self.subscribed = frozenset(
-                topic
-                for member in self.members.values()
-                for topic in subscribed_topics(member.metadata(name))
+            self.subscribed = subscribed_topics(
+                member.metadata(name) for member in self.members.values()
             )
         except CorruptRecords:
             return  # a client with bytes of its own: as Kafka does, take every topic for read

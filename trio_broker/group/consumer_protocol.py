@@ -45,6 +45,8 @@ _RACK_VERSION = 3
 _TOPIC_BYTES_MIN = 2
 _TOPIC_PARTITIONS_BYTES_MIN = 6
 _PARTITION_BYTES = 4
+#: So many different beginnings of subscriptions are compared with further ones.
+_BEGINNINGS_MAX = 16
 
 
 class AssignedPartition(NamedTuple):
@@ -124,15 +126,24 @@ def decode_subscription(data: bytes) -> Subscription:
     )
 
 
-def subscribed_topics(data: bytes) -> tuple[TopicName, ...]:
-    """Decode only the topics of a subscription, which begin every version.
+def subscribed_topics(subscriptions: Iterable[bytes]) -> frozenset[TopicName]:
+    """Decode only the topics of some subscriptions, which begin every version.
+
+    What several begin with is decoded once: in most groups all members read the same topics.
 
     Raises:
-        CorruptRecords: these are not the bytes of a subscription.
+        CorruptRecords: there are bytes of something else among them.
     """
-    reader = SchemaReader(data)
-    _take_version(reader)
-    return _take_topics(reader)
+    topics: set[TopicName] = set()
+    known: tuple[bytes, ...] = ()
+    for data in subscriptions:
+        if data.startswith(known):
+            continue
+        reader = SchemaReader(data)
+        _take_version(reader)
+        topics.update(_take_topics(reader))
+        known = (reader.taken(), *known[: _BEGINNINGS_MAX - 1])
+    return frozenset(topics)
 
 
 def encode_assignment(assignment: Assignment, version: int = VERSION_MAX) -> bytes:

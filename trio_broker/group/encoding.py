@@ -113,6 +113,10 @@ class SchemaReader:
             self.take_varint()
             self.take_bytes(self.take_varint())
 
+    def taken(self) -> bytes:
+        """Return all that has been read so far."""
+        return self._data[: self._position]
+
     def end(self) -> None:
         """Refuse bytes behind the last field."""
         if self._position != len(self._data):
