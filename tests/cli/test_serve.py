@@ -6,7 +6,10 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.server import SERVE, running_server
 from trio_broker.client.connection import open_connection
@@ -123,3 +126,58 @@ def test_several_addresses_get_a_line_each(tmp_path: Path) -> None:
         assert process.wait(30) == 0
     assert len(lines) == 2
     assert all(line.startswith("listening kafka://127.0.0.1:") for line in lines)
+
+
+@pytest.mark.parametrize("stdout", ["a full disk", "a pipe that nobody reads"])
+def test_it_serves_and_stops_in_order_if_it_cannot_tell_where_it_listens(
+    tmp_path: Path, stdout: str
+) -> None:
+    arguments = ["serve", "--data-dir", str(tmp_path / "data"), "--http", "off"]
+    if stdout == "a full disk":
+        target = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, target = os.pipe()
+        os.close(reader)
+    with subprocess.Popen(
+        [*SERVE, *arguments, "--listen", "127.0.0.1:0"],
+        stdout=target,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(target)
+        assert process.stderr is not None
+        assert any("stdout does not take" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, process.stderr.read()
+
+
+WITH_A_BUG = """
+import sys
+import trio
+from trio_broker import BrokerConfig
+from trio_broker.broker.server_main import run_server
+
+def announce(protocol, addresses):
+    raise ZeroDivisionError("a bug beside the broker")
+
+async def main():
+    config = BrokerConfig(data_dir=sys.argv[1], listeners=("127.0.0.1:0",))
+    return await run_server(config, announce=announce)
+
+sys.exit(trio.run(main))
+"""
+
+
+def test_a_bug_beside_the_broker_ends_the_process_in_order(tmp_path: Path) -> None:
+    """It must not go on without the task that obeys signals."""
+    data_dir = tmp_path / "data"
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_A_BUG, str(data_dir)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "a bug beside the broker" in result.stderr
+    assert (data_dir / "logs" / "clean-shutdown").exists()

@@ -66,10 +66,16 @@ async def run_server(
                 nursery.start_soon(keep_informed, tree.state, service_manager)
             with _nothing_is_garbage():
                 await nursery.start(tree.run)
-            announce("kafka", tree.state.bound)
-            if tree.state.http_bound:
-                announce("http", tree.state.http_bound)
-            await tree.ended.wait()
+            try:
+                announce("kafka", tree.state.bound)
+                if tree.state.http_bound:
+                    announce("http", tree.state.http_bound)
+                await tree.ended.wait()
+            except BaseException:
+                # A bug beside the tree, which would go on with nobody to obey signals.
+                if not tree.ended.is_set():
+                    tree.request_stop("of a fault")
+                raise
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         cause = first_cause(group)

@@ -35,6 +35,7 @@ from trio_broker.cli.consume import consume
 from trio_broker.cli.doctor import doctor
 from trio_broker.cli.exits import EXIT_FAILED, EXIT_USAGE, ReaderGone
 from trio_broker.cli.group import group
+from trio_broker.cli.main import forget_output
 from trio_broker.cli.produce import produce
 from trio_broker.cli.sim import sim
 from trio_broker.cli.topic import topic
@@ -63,11 +64,21 @@ for _command in (cluster, completion, config_group, consume, doctor, group, prod
 
 
 def _announce(protocol: str, addresses: list[tuple[str, int]]) -> None:
-    """Tell whoever started the process where to connect: one line per address, flushed."""
+    """Tell whoever started the process where to connect: one line per address, flushed.
+
+    Clients are served whether or not it can be told: stdout may be a pipe that nobody reads any
+    more, or a file on a disk that is full.
+    """
     for host, port in addresses:
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"listening {protocol}://{shown}:{port}")
-    sys.stdout.flush()
+        line = f"listening {protocol}://{shown}:{port}"
+        try:
+            click.echo(line)
+        except OSError as error:
+            forget_output()
+            logging.getLogger("trio_broker.serve").warning(
+                "stdout does not take %r: %s", line, error.strerror
+            )
 
 
 @command_line.command()

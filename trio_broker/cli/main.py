@@ -43,17 +43,17 @@ def main() -> None:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except (ReaderGone, BrokenPipeError):
-        _forget_output()
+        forget_output()
         code = EXIT_BROKEN_PIPE
     except OSError as error:
         # A full disk behind stdout, for example: commands report what else can fail themselves.
-        _forget_output()
+        forget_output()
         print(f"trio-broker: {error}", file=sys.stderr)
         code = EXIT_FAILED
     sys.exit(code)
 
 
-def _forget_output() -> None:
+def forget_output() -> None:
     """Drop what is buffered for stdout; at its end the interpreter would fail to write it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
