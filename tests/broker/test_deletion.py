@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import count
 from uuid import UUID
 
 import pytest
@@ -21,6 +22,7 @@ from tests.broker.harness import (
 from trio_broker import ErrorCode, RequestError
 from trio_broker.broker.reconciler import Reconciler
 from trio_broker.broker.replica import ReplicaState
+from trio_broker.cluster import embedded
 from trio_broker.config import StorageConfig, TopicConfig
 from trio_broker.names import ZERO_TOPIC_ID, TopicPartition
 from trio_broker.storage import log_dir as log_dir_module
@@ -439,3 +441,21 @@ async def test_a_stop_does_not_wait_for_space_to_be_given_back(
         assert trio.current_time() - began < 10
         assert run.tree.report is not None
         assert run.tree.report.clean
+
+
+@simulated
+async def test_topics_can_be_deleted_when_the_metadata_is_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "CONTENT_BYTES_MAX", 4_000)
+    long_configs = {"cleanup.policy": ",".join(["delete"] * 100)}  # as a client may send it
+    async with world.running() as run:
+        names = []
+        with pytest.raises(RequestError, match="full") as caught:
+            for number in count():
+                await run.broker.create_topic(f"topic-{number}", configs=long_configs)
+                names.append(f"topic-{number}")
+        assert caught.value.code == ErrorCode.KAFKA_STORAGE_ERROR
+        for name in names:
+            await run.broker.delete_topic(name)
+        await run.broker.create_topic("again", configs=long_configs)

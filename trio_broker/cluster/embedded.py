@@ -221,13 +221,16 @@ class EmbeddedStore:
         raise StoreUnavailable(f"the metadata journal: {failure}") from failure
 
     def _check_room(self, operations: tuple[Operation, ...]) -> None:
-        added = sum(
-            len(operation.key) + len(operation.value) + ENTRY_OVERHEAD_BYTES
-            for operation in operations
-            if isinstance(operation, Put)
-        )
+        """Refuse to grow beyond what a snapshot holds; what makes the store smaller always may."""
+        growth = 0
+        for operation in operations:
+            before = self._table.get(operation.key)
+            if before is not None:
+                growth -= _room_of(before.key, before.value)
+            if isinstance(operation, Put):
+                growth += _room_of(operation.key, operation.value)
         used = self._table.size_bytes + ENTRY_OVERHEAD_BYTES * len(self._table)
-        if added and used + added > CONTENT_BYTES_MAX:
+        if growth > 0 and used + growth > CONTENT_BYTES_MAX:
             raise StoreUnavailable(
                 f"the metadata store is full: {used} of {CONTENT_BYTES_MAX} bytes are taken"
             )
@@ -306,6 +309,10 @@ class EmbeddedStore:
     def _check_open(self) -> None:
         if self._is_closed:
             raise StoreUnavailable("the metadata store is closed")
+
+
+def _room_of(key: str, value: bytes) -> int:
+    return len(key) + len(value) + ENTRY_OVERHEAD_BYTES
 
 
 class _Watch:
