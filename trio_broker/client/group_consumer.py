@@ -36,7 +36,7 @@ from trio_broker.errors import ErrorCode, RequestError, TrioBrokerError
 from trio_broker.names import TopicName
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from trio_broker.client.cluster import Cluster
     from trio_broker.client.consumer_state import ConsumedBatch
@@ -106,6 +106,9 @@ class GroupConsumer(Reader):
         self._member_task: Task | None = None
         self._partition_counts: dict[TopicName, int] = {}
         self._committed: dict[TopicPartition, int] = {}
+        # One commit at a time: one that is tried again must not come after a later one.
+        self._committing = trio.Lock()
+        self._commit_task: Task | None = None
 
     @property
     def group(self) -> str:
@@ -185,10 +188,10 @@ class GroupConsumer(Reader):
         """
         await trio.lowlevel.checkpoint()
         wanted = to_commit(self._handed if offsets is None else offsets)
-        await commit_offsets(self._cluster, self._group, wanted, membership=self._talk.membership)
-        for place, committed in wanted.items():
-            if place in self._state.partitions:
-                self._committed[place] = committed.offset
+        membership = self._talk.membership  # whose they are, also if it changes meanwhile
+        async with self._committing:
+            await commit_offsets(self._cluster, self._group, wanted, membership=membership)
+            self._note_committed(wanted)
 
     async def committed(
         self, places: Iterable[tuple[str, int]]
@@ -212,25 +215,31 @@ class GroupConsumer(Reader):
 
     async def _commit_processed(self) -> None:
         """Commit what was processed and is not committed; a failure is logged, and tried again."""
-        wanted = {
-            place: CommittedOffset(offset)
-            for place, offset in self._processed.items()
-            if place in self._state.partitions and self._committed.get(place) != offset
-        }
-        try:
-            await commit_offsets(
-                self._cluster,
-                self._group,
-                wanted,
-                membership=self._talk.membership,
-                timeout_seconds=self._cluster.options.request_timeout_seconds,
-            )
-        except TrioBrokerError as error:
-            is_late = isinstance(error, RequestError) and error.code in _TOO_LATE
-            level = logging.INFO if is_late else logging.WARNING
-            logger.log(level, "group %s: commit failed: %s", self._group, error)
-            return
-        for place, committed in wanted.items():
+        async with self._committing:
+            if not self._owns_assignment:
+                return  # not any more
+            wanted = {
+                place: CommittedOffset(offset)
+                for place, offset in self._processed.items()
+                if place in self._state.partitions and self._committed.get(place) != offset
+            }
+            try:
+                await commit_offsets(
+                    self._cluster,
+                    self._group,
+                    wanted,
+                    membership=self._talk.membership,
+                    timeout_seconds=self._cluster.options.request_timeout_seconds,
+                )
+            except TrioBrokerError as error:
+                is_late = isinstance(error, RequestError) and error.code in _TOO_LATE
+                level = logging.INFO if is_late else logging.WARNING
+                logger.log(level, "group %s: commit failed: %s", self._group, error)
+            else:
+                self._note_committed(wanted)
+
+    def _note_committed(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        for place, committed in offsets.items():
             if place in self._state.partitions:
                 self._committed[place] = committed.offset
 
@@ -460,13 +469,15 @@ class GroupConsumer(Reader):
         self._member_task = self._scope.start("group consumer/member", self._be_member)
         self._scope.start("group consumer/heartbeats", self._send_heartbeats)
         if self._group_options.auto_commit_seconds is not None:
-            self._scope.start("group consumer/commits", self._commit_forever)
+            name = "group consumer/commits"
+            self._commit_task = self._scope.start(name, self._commit_forever)
 
     async def finish(self) -> None:
         """Give everything up in order; called where the block is left without an error."""
-        if self._member_task is not None:
-            self._member_task.cancel()
-            await self._member_task.wait()
+        for task in (self._member_task, self._commit_task):
+            if task is not None:
+                task.cancel()
+                await task.wait()
         self._is_held = True
         self._all_processed()
         if self._owns_assignment:
