@@ -16,6 +16,7 @@ from trio_broker.client import (
     ProducerOptions,
     open_client,
 )
+from trio_broker.testing.request_faults import DelayFault, RequestFaults
 from trio_broker.testing.sim.host import SimMachine
 from trio_broker.testing.sim.network import NetworkFaults, SimInternet
 from trio_broker.testing.sim.run import Simulation, simulate
@@ -151,3 +152,30 @@ async def silent_program(sim: Simulation) -> float:
 def test_what_was_under_way_is_given_up_in_time(seed: int) -> None:
     took: Any = simulate(silent_program, seed, max_seconds=4_000.0).unwrap()
     assert DELIVERY_SECONDS <= took < DELIVERY_SECONDS + 1
+
+
+async def cancelled_program(sim: Simulation) -> int:
+    """Cancel one of two producers while both begin; return how many connections are left."""
+    host = SimMachine(sim, "server").host
+    faults = RequestFaults()
+    async with open_broker(BrokerConfig(data_dir="/data"), host=host, interceptor=faults) as broker:
+        await broker.create_topic("orders")
+        async with open_client(broker=broker) as client, client.open_producer() as second:
+            held_up = DelayFault(api="InitProducerId")
+            faults.add(held_up)
+            with trio.CancelScope() as scope:
+                async with client.open_producer() as first:
+                    await first.send_soon("orders", b"1")
+                    await held_up.wait_met()
+                    await second.send_soon("orders", b"2")
+                    await trio.sleep(1)
+                    scope.cancel()
+                    await trio.sleep_forever()
+            faults.clear()
+            await second.flush()
+        await trio.sleep(1)
+        return broker.statistics().connections.open
+
+
+def test_a_producer_that_is_cancelled_leaves_the_connections_of_others(seed: int) -> None:
+    assert simulate(cancelled_program, seed, max_seconds=1_000.0).unwrap() == 0

@@ -93,7 +93,8 @@ class Client:
             CodecUnavailable: the compression needs a library that is not installed.
             RequestError, DeliveryTimedOut: see `Producer.flush`.
         """
-        producer = Producer(self._cluster, options or ProducerOptions(), self._scope)
+        purpose = f"producer {next(self._numbers)}"
+        producer = Producer(self._cluster, options or ProducerOptions(), self._scope, purpose)
         producer.start()
         try:
             yield producer

@@ -16,7 +16,7 @@ import trio
 from trio_broker.client.errors import ClientClosed, request_error
 from trio_broker.client.metadata import NOBODY
 from trio_broker.client.partitioner import StickyPartitioner, choose_partition
-from trio_broker.client.producer_core import PRODUCER, ProducerCore, record_size
+from trio_broker.client.producer_core import ProducerCore, record_size
 from trio_broker.client.producer_sender import NodeSender
 from trio_broker.errors import CodecUnavailable, ErrorCode
 from trio_broker.records.build import Record, check_content
@@ -41,13 +41,16 @@ class Producer:
     order of the calls.
     """
 
-    def __init__(self, cluster: Cluster, options: ProducerOptions, scope: TaskScope) -> None:
+    def __init__(
+        self, cluster: Cluster, options: ProducerOptions, scope: TaskScope, purpose: str
+    ) -> None:
         if not available(options.compression):
             name = options.compression.name.lower()
             raise CodecUnavailable(f"{name} needs pip install 'trio-broker[compression]'")
         self._cluster = cluster
         self._scope = scope.child()
-        self._core = ProducerCore(cluster, options)
+        self._purpose = purpose
+        self._core = ProducerCore(cluster, options, purpose)
         self._core.wake = self._wake
         self._wall = cluster.host.wall
         self._random = cluster.host.entropy.random("client/partitioner")
@@ -225,7 +228,7 @@ class Producer:
         self._cluster.unwatch(self._wake_all)
         self._scope.cancel()
         self._core.close(ClientClosed("the producer was closed before the record's outcome"))
-        self._cluster.close_purpose(PRODUCER)
+        self._cluster.close_purpose(self._purpose)
         await self._scope.end()
 
     def _wake(self, node_id: int) -> None:

@@ -47,7 +47,6 @@ HEADER_OVERHEAD_BYTES = 8
 #: Failed batches kept until `flush` tells of them.
 _UNREPORTED_MAX = 100
 _NO_TRANSACTION_TIMEOUT_MS = 2**31 - 1
-PRODUCER = "producer"
 
 #: The broker does not know the sequence of this producer, or not any more.
 _LOST_TRACK = frozenset(
@@ -103,8 +102,9 @@ class ProducerCore:
         is_closed: nothing is taken any more.
     """
 
-    def __init__(self, cluster: Cluster, options: ProducerOptions) -> None:
+    def __init__(self, cluster: Cluster, options: ProducerOptions, purpose: str) -> None:
         self.cluster = cluster
+        self._purpose = purpose  # of connections that are its own
         self.options = options
         self.pending: dict[PartitionQueue, None] = {}
         self.wake: Callable[[int], None] = lambda _node_id: None
@@ -282,7 +282,9 @@ class ProducerCore:
             while True:
                 failure: Exception
                 try:
-                    answer = await self.cluster.call_any(PRODUCER, request, InitProducerIdResponse)
+                    answer = await self.cluster.call_any(
+                        self._purpose, request, InitProducerIdResponse
+                    )
                 except CONNECTION_FAILURES as error:
                     failure = error
                 except TrioBrokerError as error:
