@@ -8,9 +8,11 @@ import attrs
 import trio
 
 from tests.broker.harness import World, codes, failing, running, simulated, slow
+from tests.broker.retained import eventually
 from trio_broker import BrokerConfig, ErrorCode
 from trio_broker.config import Durability, GroupConfig
 from trio_broker.names import OFFSETS_TOPIC_NAME, ZERO_TOPIC_ID, TopicName
+from trio_broker.wire.messages.delete_topics import DeleteTopicsRequest
 from trio_broker.wire.messages.offset_commit import (
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
@@ -227,6 +229,29 @@ async def test_who_deletes_a_topic_forgets_no_offsets_of_the_next_one_of_that_na
         assert await committed(client) == {"orders": [(0, 5, 3, "here", 0), (1, -1, -1, "", 0)]}
         known = run.state.coordinator.committed("readers").fetch_all("readers")
         assert {index: value.topic_id for index, value in known["orders"].items()} == {0: new_id}
+
+
+@simulated
+async def test_offsets_of_a_topic_go_whatever_has_its_name_by_then(world: World) -> None:
+    """A producer that goes on brings its topic back before all of the old one is gone."""
+    async with world.running() as run, world.connect() as client, trio.open_nursery() as nursery:
+        for by_client in (True, False):
+            await run.broker.create_topic("orders")
+            assert await commit(client, 5) == [0]
+            known = run.state.router.by_name
+            with slow("/data/logs", 0.2):
+                if by_client:
+                    request = DeleteTopicsRequest(topic_names=["orders"], timeout_ms=20_000)
+                    await client.send(request, 4)
+                else:
+                    nursery.start_soon(run.broker.delete_topic, "orders")
+                await eventually(lambda known=known: "orders" not in known)
+                await run.broker.create_topic("orders")
+            if by_client:
+                assert codes((await client.receive(request, 4)).responses) == [0]
+            await trio.sleep(20)
+            assert run.state.coordinator.committed("readers").fetch_all("readers") == {}
+            await run.broker.delete_topic("orders")
 
 
 @simulated

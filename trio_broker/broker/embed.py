@@ -143,7 +143,7 @@ class Broker:
         controller = self._state.controller
         is_known = name in controller.image.topics_by_name
         result = await controller.delete_topic(name)
-        if is_known and name not in controller.image.topics_by_name:
+        if is_known and result.is_gone(controller.image):
             await self._state.coordinator.forget_topics([TopicName(name)])
         if result.code:
             raise RequestError(result.code, result.message or "")

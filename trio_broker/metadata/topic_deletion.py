@@ -58,6 +58,11 @@ class DeleteTopicResult:
         """Return the answer if the topic could not be deleted after all."""
         return attrs.evolve(self, code=code, message=message, partitions=())
 
+    def is_gone(self, image: MetadataImage) -> bool:
+        """Whether there is no such topic, though perhaps another one of its name by now."""
+        topic = None if self.name is None else image.topics_by_name.get(TopicName(self.name))
+        return topic is None or self.topic_id not in {ZERO_TOPIC_ID, topic.topic_id}
+
 
 def delete_topics(
     image: MetadataImage, references: Sequence[TopicReference]

@@ -92,13 +92,11 @@ def _existing(state: BrokerState, references: Sequence[TopicReference]) -> list[
 
 async def _forget_offsets(state: BrokerState, results: Sequence[DeleteTopicResult]) -> None:
     """Forget what was committed for topics that are gone, even if their replicas are not yet."""
-    known = state.controller.image.topics_by_name
+    image = state.controller.image
     gone = [
         TopicName(result.name)
         for result in results
-        if result.name is not None
-        and result.code in _DELETED
-        and TopicName(result.name) not in known
+        if result.name is not None and result.code in _DELETED and result.is_gone(image)
     ]
     if gone:
         await state.coordinator.forget_topics(gone)
