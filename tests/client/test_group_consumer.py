@@ -298,6 +298,27 @@ async def test_a_slow_program_loses_its_partitions_and_comes_back(
             assert consumer.assignment == lost[0]
 
 
+async def test_who_has_lost_its_membership_cannot_commit(
+    client: Client, topic: str, new_name: Callable[[], str]
+) -> None:
+    """Not as a stranger either, once the group has no members: others have gone further."""
+    group = new_name()
+    await produce(client, topic, 0, 30)
+    slow = options(rebalance_timeout_seconds=0.3)
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with client.open_group_consumer(
+            group, [topic], FROM_START, group_options=slow
+        ) as consumer:
+            batch = await consumer.next_batch()
+            await until(lambda: not consumer.assignment)
+            async with member(client, group, topic, group_options=options()) as other:
+                await until(lambda: len(other.read) == 30)
+            with pytest.raises(RequestError) as caught:
+                await consumer.commit({batch.place: 1})
+            assert caught.value.code == ErrorCode.UNKNOWN_MEMBER_ID
+    assert (await client.admin.group_offsets(group))[batch.place].offset == 10
+
+
 async def test_a_static_member_comes_back_without_a_rebalance(
     client: Client, topic: str, new_name: Callable[[], str]
 ) -> None:

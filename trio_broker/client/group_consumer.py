@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_broker.client.consumer import Offsets, begin, no_position, to_commit
+from trio_broker.client.errors import request_error
 from trio_broker.client.group_protocol import (
     NO_GENERATION,
     GroupConversation,
@@ -189,6 +190,10 @@ class GroupConsumer(Reader):
         await trio.lowlevel.checkpoint()
         wanted = to_commit(self._handed if offsets is None else offsets)
         membership = self._talk.membership  # whose they are, also if it changes meanwhile
+        if wanted and membership.generation == NO_GENERATION:
+            # A group without members would take it, from a stranger, whatever it has by then.
+            what = f"a commit without being a member of group {self._group!r}"
+            raise request_error(ErrorCode.UNKNOWN_MEMBER_ID, what)
         async with self._committing:
             await commit_offsets(self._cluster, self._group, wanted, membership=membership)
             self._note_committed(wanted)
