@@ -30,6 +30,7 @@ _UNMOUNT_SECONDS = 20.0
 #: Behind a thin disk, what `ThinDisk.exhausted` lets grow; and how large it is before.
 _HOG = "hog"
 _HOG_BYTES = 32 << 20
+_PAGE_KIB = 4
 
 
 @attrs.frozen
@@ -93,10 +94,15 @@ class LoopDisk:
         self.is_mounted = False
         # Else the next mount might share its loop device, and that device's page cache.
         wait_until(
-            lambda: not _output("losetup", "-j", str(self.image)),
+            lambda: not self.loop_devices(),
             seconds=_UNMOUNT_SECONDS,
             what=f"the loop device of {self.image} to be gone",
         )
+
+    def loop_devices(self) -> list[str]:
+        """Return the names of the loop devices that its image is behind: one while mounted."""
+        found = _output("losetup", "--list", "--noheadings", "-O", "NAME", "-j", str(self.image))
+        return [Path(line.strip()).name for line in found.decode().splitlines()]
 
     def cut_power(self, how: int = NO_LOG_FLUSH) -> None:
         """Shut the filesystem down at once: what was not synced will not be there again.
@@ -145,6 +151,9 @@ class ThinDisk:
     """A disk that promises more room than there is behind it, as thinly provisioned volumes do.
 
     Writes go to the page cache and succeed; fsync fails, for real, when nothing is left.
+
+    Linux's loop device (of 6.18, at least) calls a write to its file a success that was cut short
+    since there was room for a part of it only. So it is asked for one page at a time.
     """
 
     disk: LoopDisk
@@ -157,6 +166,8 @@ class ThinDisk:
         Afterwards there is more room than before, should whoever writes have used all of it.
         """
         hog = self.backing / _HOG
+        for device in self.disk.loop_devices():
+            (Path("/sys/block") / device / "queue" / "max_sectors_kb").write_text(str(_PAGE_KIB))
         with contextlib.suppress(OSError), hog.open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 16))
